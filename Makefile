@@ -1,0 +1,37 @@
+# `make verify` and `make test` are what people type; each sets up .venv first if that is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: verify test bench lint format lock clean
+
+verify: $(INSTALLED)  ## hold every installed oracle against the reference
+	@$(BIN)/python -m pytest tests/verification -v --hypothesis-profile ci
+
+test: $(INSTALLED)  ## the project's whole own test suite, the verification included
+	@$(BIN)/python -m pytest --hypothesis-profile ci
+
+bench: $(INSTALLED)  ## figures, never pass or fail
+	@$(BIN)/python -m tests.benchmarks
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock:  ## remake constraints.txt from the newest versions that pyproject.toml allows
+	@rm -rf .venv && PYTHON=$(PYTHON) .ci/install unpinned
+	@$(BIN)/pip freeze --all --exclude-editable | sed 's/+[a-z0-9.]*$$//' > constraints.tmp
+	@mv constraints.tmp constraints.txt && touch $(INSTALLED)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@PYTHON=$(PYTHON) .ci/install
+	@touch $@

@@ -1,0 +1,140 @@
+"""Options, Hypothesis profiles and the `oracle` fixture; imports no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from oracles import registry
+from oracles.worker import TIME_LIMIT, Connection
+from tests.support.progress import Progress
+from tests.support.reporting import Tally, write_summary
+from tests.support.verification import Verification
+
+ENTRIES = pytest.StashKey[list[registry.Entry]]()
+VERIFICATION = pytest.StashKey[Verification]()
+PROGRESS = pytest.StashKey[Progress]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a user can ask for, beside Hypothesis' own options."""
+    group = parser.getgroup("convolution gradients")
+    group.addoption(
+        "--oracle",
+        action="append",
+        metavar="NAME",
+        help="verify only this oracle (repeatable); one that is not installed is then an error",
+    )
+    group.addoption(
+        "--require-oracles",
+        action="store_true",
+        help="an oracle that is not installed is an error, not a skip",
+    )
+    group.addoption(
+        "--in-process",
+        action="store_true",
+        help="ask frameworks in pytest's own process, for a debugger; a crash ends the run",
+    )
+    group.addoption(
+        "--time-limit",
+        type=float,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
+        help="most seconds that an oracle may take for one problem (default: %(default)g)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the oracles and get their processes ready to be started."""
+    every = hypothesis.settings(deadline=None, print_blob=False)  # a worker may have to restart
+    hypothesis.settings.register_profile("dev", every, max_examples=50)
+    hypothesis.settings.register_profile("ci", every, max_examples=250, derandomize=True)
+    hypothesis.settings.register_profile("nightly", every, max_examples=5000)
+    if config.getoption("--hypothesis-profile") is None:
+        hypothesis.settings.load_profile("dev")
+    if config.getoption("--time-limit") <= 0:
+        raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: must be above 0")
+    asked = config.getoption("--oracle")
+    try:
+        entries = [registry.find(name) for name in asked] if asked else registry.entries()
+    except ValueError as error:
+        raise pytest.UsageError(f"--oracle: {error}") from None
+    missing = [entry.missing for entry in entries if not entry.installed]
+    if missing and (asked or config.getoption("--require-oracles")):
+        raise pytest.UsageError("\n".join(missing))
+    config.stash[ENTRIES] = entries
+    config.stash[VERIFICATION] = verification = Verification(
+        [entry for entry in entries if entry.installed],
+        Tally(),
+        in_process=config.getoption("--in-process"),
+        time_limit=config.getoption("--time-limit"),
+    )
+    config.stash[PROGRESS] = Progress(config, verification)
+    config.pluginmanager.register(config.stash[PROGRESS])
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The oracles and their versions, and how to install the others."""
+    entries = config.stash[ENTRIES]
+    present = [f"{e.name} {e.version}".strip() for e in entries if e.installed]
+    return [
+        f"oracles: {', '.join(present) or 'none'}",
+        *(entry.missing for entry in entries if not entry.installed),
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per oracle, or per oracle, rank and dtype; skipped where it is not installed."""
+    if "oracle" not in metafunc.fixturenames:
+        return
+    cells = {"rank", "dtype"} <= set(metafunc.fixturenames)
+    params = []
+    for entry in metafunc.config.stash[ENTRIES]:
+        marks = [] if entry.installed else [pytest.mark.skip(reason=entry.missing)]
+        for rank, dtype in entry.oracle.domain.cells() if cells else [(0, "")]:
+            name = f"{entry.name}-{rank}d-{dtype}" if cells else entry.name
+            values = (entry.name, rank, dtype) if cells else (entry.name,)
+            params.append(pytest.param(*values, marks=marks, id=name))
+    names = ("oracle", "rank", "dtype") if cells else ("oracle",)
+    metafunc.parametrize(names, params, indirect=["oracle"], scope="session")
+
+
+@pytest.fixture(scope="session")
+def verification(request: pytest.FixtureRequest) -> Verification:
+    """What asks the chosen oracles and keeps count."""
+    return request.config.stash[VERIFICATION]
+
+
+@pytest.fixture(scope="session")
+def oracle(request: pytest.FixtureRequest, verification: Verification) -> Iterator[Connection]:
+    """One oracle, ready to be asked; its process is started when it is first asked."""
+    yield verification.connection(request.param)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the oracles' processes; crashes that nobody can explain make the run red."""
+    config = session.config
+    if VERIFICATION not in config.stash:
+        return
+    tally = config.stash[VERIFICATION].close()
+    if hasattr(config, "workeroutput"):  # pytest-xdist: this is a worker
+        config.workeroutput["tally"] = tally.to_json()
+    elif tally.incidents and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Add up what the workers of pytest-xdist have counted."""
+    output = getattr(node, "workeroutput", {})
+    if "tally" in output:
+        config: pytest.Config = node.config  # type: ignore[attr-defined]  # xdist has no types
+        config.stash[VERIFICATION].tally.add_json(output["tally"])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The agreement table, and what else must be said."""
+    config = terminalreporter.config
+    write_summary(terminalreporter, config.stash[ENTRIES], config.stash[VERIFICATION].tally)

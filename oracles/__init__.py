@@ -1,0 +1,1 @@
+"""Who answers a convolution problem, and how an answer is judged."""

@@ -1,0 +1,220 @@
+"""What an oracle is: the three names, the domain of problems it accepts, and how it can fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from reference.problem import RANKS, ConvGrads, ConvProblem
+
+GroupKind = Literal["one", "some", "depthwise"]
+StrideKind = Literal["one", "equal", "any"]
+DilationKind = Literal["one", "any"]
+PaddingKind = Literal["zero", "symmetric", "any"]
+
+GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
+_KINDS: dict[str, tuple[str, ...]] = {
+    "stride": ("one", "equal", "any"),
+    "dilation": ("one", "any"),
+    "padding": ("zero", "symmetric", "any"),
+}
+
+
+@dataclass(frozen=True)
+class Box:
+    """One plain statement of what an oracle takes; any mixture of the listed things is accepted.
+
+    ranks         spatial ranks, of 1, 2, 3
+    dtypes        dtype names, such as "float32"
+    groups        of "one" (groups = 1), "some" (1 < groups < C), "depthwise" (groups = C > 1)
+    stride        "one", "equal" (the same on every axis) or "any"
+    dilation      "one" or "any"
+    padding       "zero", "symmetric" (lo = hi on every axis) or "any"
+    empty_batch   whether N = 0 is taken
+    max_elements  most elements that x and that w may have; None: no limit
+    """
+
+    ranks: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    groups: tuple[GroupKind, ...] = GROUP_KINDS
+    stride: StrideKind = "any"
+    dilation: DilationKind = "any"
+    padding: PaddingKind = "any"
+    empty_batch: bool = True
+    max_elements: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, values, allowed in (
+            ("ranks", self.ranks, RANKS),
+            ("groups", self.groups, GROUP_KINDS),
+        ):
+            if not isinstance(values, tuple) or not values or not set(values) <= set(allowed):
+                raise ValueError(f"{name}={values!r}: must be a tuple of some of {allowed}")
+        if not isinstance(self.dtypes, tuple) or not self.dtypes:
+            raise ValueError(f'dtypes={self.dtypes!r}: must be a tuple such as ("float32",)')
+        for name, kinds in _KINDS.items():
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {kinds}")
+
+    def misfit(self, problem: ConvProblem) -> str | None:
+        """Why `problem` lies outside this box, in a few words; None if it lies inside."""
+        params = problem.params
+        stride, dilation, padding = params.stride, params.dilation, params.padding
+        elements = max(problem.x.size, problem.w.size)
+        checks = (
+            (params.rank in self.ranks, f"rank {params.rank}"),
+            (problem.dtype.name in self.dtypes, f"dtype {problem.dtype}"),
+            (
+                group_kind(problem) in self.groups,
+                f"groups={params.groups} of C={problem.x.shape[-1]}",
+            ),
+            (
+                self.stride == "any"
+                or (self.stride == "equal" and len(set(stride)) == 1)
+                or set(stride) == {1},
+                f"stride={stride} (must be {self.stride})",
+            ),
+            (self.dilation == "any" or set(dilation) == {1}, f"dilation={dilation} (must be 1)"),
+            (
+                self.padding == "any"
+                or (self.padding == "symmetric" and all(lo == hi for lo, hi in padding))
+                or not any(map(any, padding)),
+                f"padding={padding} (must be {self.padding})",
+            ),
+            (self.empty_batch or problem.x.shape[0] > 0, "an empty batch"),
+            (
+                self.max_elements is None or elements <= self.max_elements,
+                f"{elements} elements (at most {self.max_elements})",
+            ),
+        )
+        return next((words for fits, words in checks if not fits), None)
+
+
+class Domain:
+    """The problems an oracle accepts: the union of its boxes."""
+
+    def __init__(self, *boxes: Box) -> None:
+        if not boxes or not all(isinstance(box, Box) for box in boxes):
+            raise TypeError(f"Domain{boxes!r}: must be given one Box or more")
+        self.boxes = boxes
+
+    def __repr__(self) -> str:
+        return f"Domain({', '.join(map(repr, self.boxes))})"
+
+    def accepts(self, problem: ConvProblem) -> bool:
+        """Whether `problem` lies in one of the boxes."""
+        return self.refusal(problem) is None
+
+    def refusal(self, problem: ConvProblem) -> str | None:
+        """Why no box takes `problem`, a reason per box that has its rank and dtype; else None."""
+        misfits = [box.misfit(problem) for box in self.boxes]
+        if None in misfits:
+            return None
+        return "; ".join(dict.fromkeys(words for words in misfits if words))
+
+    def cells(self) -> list[tuple[int, str]]:
+        """Every (rank, dtype) of which some problems are accepted."""
+        return sorted({(r, d) for box in self.boxes for r in box.ranks for d in box.dtypes})
+
+    def boxes_in(self, rank: int, dtype: str) -> list[Box]:
+        """The boxes that hold problems of this rank and dtype."""
+        return [box for box in self.boxes if rank in box.ranks and dtype in box.dtypes]
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Anything that can answer a problem: a module or an object with these three names.
+
+    `distribution` is the installed package whose version goes into reports: its name, several of
+    which any one will do, or None for code of our own, which then needs no process of its own. A
+    module may add a fourth, `preload`: the modules that its process imports before it forks.
+    """
+
+    distribution: str | tuple[str, ...] | None
+    domain: Domain
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """The gradients of `problem`, NumPy in and NumPy out; raises for what it refuses."""
+        ...
+
+
+class OracleError(Exception):
+    """An oracle gave no answer that could be compared.
+
+    The message is a predicate to follow the oracle's name ("crashes with SIGSEGV"); `log` is what
+    its process wrote meanwhile, or a traceback.
+    """
+
+    kind = "fails"
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class Crashed(OracleError):
+    """The oracle's process died."""
+
+    kind = "crashes"
+
+
+class Hung(OracleError):
+    """The oracle gave no answer within the time limit."""
+
+    kind = "hangs"
+
+
+class Raised(OracleError):
+    """The oracle raised an exception, which is how it refuses a problem."""
+
+    kind = "raises"
+
+
+class Malformed(OracleError):
+    """The oracle's answer is no set of gradients, or it broke its contract while it computed."""
+
+    kind = "malformed"
+
+
+class NotStarted(OracleError):
+    """The oracle's process could not be started, or it died while it imported the framework."""
+
+    kind = "does not start"
+
+
+def group_kind(problem: ConvProblem) -> GroupKind:
+    """Which kind of groups `problem` has: "one", "some" or "depthwise"."""
+    groups, channels = problem.params.groups, problem.x.shape[-1]
+    if groups == 1:
+        return "one"
+    return "depthwise" if groups == channels else "some"
+
+
+def describe(problem: ConvProblem) -> str:
+    """One line that tells what kind of problem this is."""
+    params = problem.params
+    bias = "bias" if problem.b is not None else "no bias"
+    return (
+        f"{params.rank}-D {problem.dtype}, x {problem.x.shape}, w {problem.w.shape}, {bias}, "
+        f"stride {params.stride}, padding {params.padding}, dilation {params.dilation}, "
+        f"groups {params.groups}"
+    )
+
+
+def check_answer(problem: ConvProblem, answer: Any) -> ConvGrads:
+    """`answer` if it is a ConvGrads of NumPy arrays for `problem`; raises Malformed otherwise.
+
+    Shapes, dtypes and values are left to the comparison.
+    """
+    if not isinstance(answer, ConvGrads):
+        raise Malformed(f"answers with a {type(answer).__name__}, not with a ConvGrads")
+    required = ["dx", "dw"] if problem.b is None else ["dx", "dw", "db"]
+    for name in ("dx", "dw", "db", "y"):
+        value = getattr(answer, name)
+        if value is None and name not in required:
+            continue
+        if not isinstance(value, np.ndarray):
+            raise Malformed(f"answers with {name} a {type(value).__name__}, not a NumPy array")
+    return answer

@@ -1,0 +1,125 @@
+"""Messages between pytest and an oracle's process: a JSON header, then raw bytes. Never pickle.
+
+The process that answers runs code nobody vouches for, so an answer is only ever read as numbers:
+its header is JSON, every array is a plain numeric dtype, a shape and as many bytes as those need.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from oracles.protocol import Malformed
+from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
+
+_FRAME = struct.Struct(">IQ")  # bytes of header, bytes of body
+_MAX_HEADER = 1 << 20
+_NUMERIC_DTYPE = re.compile(r"[<>|]?[biufc][0-9]{1,2}")
+
+
+class Inbox:
+    """Bytes as they come in, cut into messages; `limit` is the largest body that is taken."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        self._bytes += data
+
+    def message(self) -> tuple[dict[str, Any], bytes] | None:
+        """The header and body of the next whole message, or None; raises Malformed for garbage."""
+        if len(self._bytes) < _FRAME.size:
+            return None
+        header_size, body_size = _FRAME.unpack_from(self._bytes)
+        if header_size > _MAX_HEADER or body_size > self._limit:
+            raise Malformed(
+                f"answers with {header_size} + {body_size} bytes, of at most {_MAX_HEADER} + "
+                f"{self._limit}"
+            )
+        start, end = _FRAME.size + header_size, _FRAME.size + header_size + body_size
+        if len(self._bytes) < end:
+            return None
+        try:
+            header = json.loads(bytes(self._bytes[_FRAME.size : start]))
+        except ValueError as error:
+            raise Malformed(f"answers with a header that is not JSON ({error})") from None
+        if not isinstance(header, dict):
+            raise Malformed(f"answers with a header that is a {type(header).__name__}")
+        body = bytes(self._bytes[start:end])
+        del self._bytes[:end]
+        return header, body
+
+
+def frame(header: Mapping[str, Any], *buffers: bytes) -> bytes:
+    """One message, ready to be sent."""
+    head = json.dumps(header).encode()
+    return _FRAME.pack(len(head), sum(map(len, buffers))) + head + b"".join(buffers)
+
+
+def encode_problem(problem: ConvProblem) -> bytes:
+    """`problem` as one message."""
+    params = problem.params
+    header = {
+        "stride": params.stride,
+        "padding": params.padding,
+        "dilation": params.dilation,
+        "groups": params.groups,
+    }
+    return _with_arrays(header, {"x": problem.x, "w": problem.w, "b": problem.b, "dy": problem.dy})
+
+
+def decode_problem(header: Mapping[str, Any], body: bytes) -> ConvProblem:
+    """The problem in a message from pytest; its arrays can be written to and are a fresh copy."""
+    arrays = _arrays(header, bytearray(body))
+    params = ConvParams(header["stride"], header["padding"], header["dilation"], header["groups"])
+    return ConvProblem(arrays["x"], arrays["w"], arrays.get("b"), arrays["dy"], params)
+
+
+def encode_grads(grads: ConvGrads) -> bytes:
+    """`grads` as one message; raises Malformed for arrays that are not plain numbers."""
+    arrays = {"dx": grads.dx, "dw": grads.dw, "db": grads.db, "y": grads.y}
+    for name, array in arrays.items():
+        if array is not None and not _NUMERIC_DTYPE.fullmatch(array.dtype.str):
+            raise Malformed(f"answers with {name} of dtype {array.dtype}, which is no plain number")
+    return _with_arrays({"status": "answered"}, arrays)
+
+
+def decode_grads(header: Mapping[str, Any], body: bytes) -> ConvGrads:
+    """The gradients in an answer; raises Malformed if the message is not what it should be."""
+    arrays = _arrays(header, bytearray(body))
+    if not {"dx", "dw"} <= set(arrays) <= {"dx", "dw", "db", "y"}:
+        raise Malformed(f"answers with the arrays {sorted(arrays)}, not with dx, dw, db, y")
+    return ConvGrads(arrays["dx"], arrays["dw"], arrays.get("db"), arrays.get("y"))
+
+
+def _with_arrays(header: dict[str, Any], arrays: Mapping[str, Array | None]) -> bytes:
+    present = {name: array for name, array in arrays.items() if array is not None}
+    header["arrays"] = [[n, array.dtype.str, array.shape] for n, array in present.items()]
+    return frame(header, *(array.tobytes() for array in present.values()))
+
+
+def _arrays(header: Mapping[str, Any], body: bytearray) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    start = 0
+    try:
+        for name, dtype_name, shape in header["arrays"]:
+            if not _NUMERIC_DTYPE.fullmatch(dtype_name) or any(size < 0 for size in shape):
+                raise ValueError(f"{name} has dtype {dtype_name!r} and shape {shape}")
+            dtype = np.dtype(dtype_name)
+            count = math.prod(shape)
+            values = np.frombuffer(body, dtype, count, start) if count else np.zeros(0, dtype)
+            arrays[name] = values.reshape(shape)
+            start += count * dtype.itemsize
+    except (KeyError, TypeError, ValueError) as error:
+        raise Malformed(f"answers with arrays that cannot be read: {error}") from None
+    if start != len(body):
+        raise Malformed(f"answers with {len(body)} bytes where its arrays need {start}")
+    return arrays

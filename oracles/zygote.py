@@ -1,0 +1,144 @@
+"""The process an oracle runs in: imports the framework once, then forks the child that computes.
+
+`python -m oracles.zygote NAME FD` is started by `oracles.worker`; FD is the control socket. The
+zygote itself never computes, so the framework starts no threads in it and every fork is clean. It
+answers each socket that it is sent with a child that serves problems on it, reports how children
+end, and goes when its control socket closes. When it goes, so does its child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from oracles import registry
+from oracles.protocol import Malformed, Oracle, check_answer
+from oracles.wire import Inbox, decode_problem, encode_grads, frame
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(name: str, control_fd: int) -> None:
+    """Import what oracle `name` needs, then fork a child for each socket sent over `control_fd`."""
+    control = socket.socket(fileno=control_fd)
+    control.set_inheritable(False)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        oracle = registry.find(name).oracle
+        for module in getattr(oracle, "preload", ()):
+            importlib.import_module(module)
+    except BaseException as error:
+        _tell(control, event="failed", message=f"{type(error).__name__}: {error}")
+        raise
+    _tell(control, event="ready")
+    wake, wake_end = os.pipe()
+    os.set_blocking(wake_end, False)
+    signal.set_wakeup_fd(wake_end)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    children: set[int] = set()
+    while True:
+        readable, _, _ = select.select([control, wake], [], [])
+        if wake in readable:
+            os.read(wake, 4096)
+            _report_ended(control, children)
+        if control in readable:
+            data, fds, _, _ = socket.recv_fds(control, 1, 1)
+            if not data:
+                for child in children:
+                    _kill_group(child)
+                return
+            children.add(_fork_child(control, socket.socket(fileno=fds[0]), oracle))
+
+
+def serve(channel: socket.socket, oracle: Oracle) -> None:
+    """Answer problems from `channel` until it closes."""
+    inbox = Inbox(limit=1 << 40)
+    while data := channel.recv(1 << 20):
+        inbox.feed(data)
+        while message := inbox.message():
+            channel.sendall(_answer(oracle, *message))
+
+
+def _answer(oracle: Oracle, header: dict[str, Any], body: bytes) -> bytes:
+    problem = decode_problem(header, body)
+    try:
+        grads = check_answer(problem, oracle.grads(problem))
+        untouched = decode_problem(header, body)
+        for name in ("x", "w", "b", "dy"):
+            before, after = getattr(untouched, name), getattr(problem, name)
+            if before is not None and before.tobytes() != after.tobytes():
+                raise Malformed(f"writes to its input {name}")
+        return encode_grads(grads)
+    except Malformed as error:
+        return frame({"status": "malformed", "message": str(error)})
+    except BaseException as error:
+        return frame(
+            {
+                "status": "raised",
+                "message": f"{type(error).__name__}: {error}"[:10_000],
+                "traceback": traceback.format_exc()[-10_000:],
+            }
+        )
+
+
+def _fork_child(control: socket.socket, channel: socket.socket, oracle: Oracle) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            _die_with_parent()
+            faulthandler.enable()
+            serve(channel, oracle)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(0)
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)  # whatever the child forks itself ends with it
+    channel.close()
+    _tell(control, event="forked", pid=pid)
+    return pid
+
+
+def _report_ended(control: socket.socket, children: set[int]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            _kill_group(pid)
+            children.discard(pid)
+            _tell(control, event="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _tell(control: socket.socket, **event: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        control.sendall(json.dumps(event).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

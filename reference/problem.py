@@ -1,0 +1,404 @@
+"""One convolution to differentiate, as plain data: shapes, parameters, gradients and their checks.
+
+Arrays are channels-last: x (N, *S, C), w (*K, C/groups, F), b (F,), y and dy (N, *O, F), with S, K
+and O the spatial sizes of the input, the kernel and the output, one entry per axis, rank 1 to 3.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Size: TypeAlias = tuple[int, ...]
+Padding: TypeAlias = tuple[tuple[int, int], ...]
+
+RANKS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class ConvParams:
+    """Stride, padding, dilation and groups of one convolution; its rank is the number of axes.
+
+    `stride` and `dilation` hold one int >= 1 per spatial axis, `padding` one (lo, hi) pair >= 0 per
+    spatial axis, in cells; `groups` >= 1 divides the input and the output channels. `ConvParams.of`
+    takes the short forms (one number for all axes, "SAME", "VALID").
+
+    Raises TypeError for what is not an int, ValueError for an int that is out of range and for axes
+    that do not match.
+    """
+
+    stride: Size = (1, 1)
+    padding: Padding = ((0, 0), (0, 0))
+    dilation: Size = (1, 1)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        stride = _positive_per_axis("stride", self.stride)
+        dilation = _positive_per_axis("dilation", self.dilation)
+        padding = _pairs("padding", self.padding)
+        if len(stride) not in RANKS:
+            raise ValueError(f"stride={stride}: must have 1, 2 or 3 axes, one entry each")
+        for name, value in (("padding", padding), ("dilation", dilation)):
+            if len(value) != len(stride):
+                raise ValueError(
+                    f"{name}={value}: has {_axes(len(value))}, but stride={stride} has "
+                    f"{len(stride)}; give every axis in all of stride, padding and dilation"
+                )
+        groups = _integer("groups", self.groups)
+        if groups < 1:
+            raise ValueError(f"groups={groups}: must be at least 1; 1 is an ordinary convolution")
+        object.__setattr__(self, "stride", stride)
+        object.__setattr__(self, "padding", padding)
+        object.__setattr__(self, "dilation", dilation)
+        object.__setattr__(self, "groups", groups)
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.stride)
+
+    @classmethod
+    def of(
+        cls,
+        x_shape: Sequence[int],
+        w_shape: Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: str | int | Sequence[Any] = "VALID",
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> ConvParams:
+        """Numbers for every axis from the short forms, for x (N, *S, C) and w (*K, C/groups, F).
+
+        One int stands for all axes; `padding` also takes one int per axis, (lo, hi) pairs, "VALID"
+        (no padding) and "SAME" (see `same_padding`). Raises as `ConvParams` does.
+        """
+        spatial, kernel = tuple(x_shape)[1:-1], tuple(w_shape)[:-2]
+        if len(spatial) != len(kernel) or len(spatial) not in RANKS:
+            raise ValueError(
+                f"x_shape={tuple(x_shape)}, w_shape={tuple(w_shape)}: must be (N, *S, C) and "
+                "(*K, C/groups, F) with as many sizes in S as in K, 1 to 3 of them"
+            )
+        strides = _per_axis(stride, len(spatial))
+        dilations = _per_axis(dilation, len(spatial))
+        if isinstance(padding, str):
+            if padding not in ("SAME", "VALID"):
+                raise ValueError(
+                    f"padding={padding!r}: must be 'SAME', 'VALID', an int, or one int or one "
+                    "(lo, hi) pair per axis"
+                )
+            pairs = (
+                same_padding(spatial, kernel, strides, dilations)
+                if padding == "SAME"
+                else ((0, 0),) * len(spatial)
+            )
+        else:
+            pairs = tuple(
+                (p, p) if isinstance(p, numbers.Integral) else p
+                for p in _per_axis(padding, len(spatial))
+            )
+        return cls(strides, pairs, dilations, groups)
+
+
+@dataclass(frozen=True, eq=False)
+class ConvGrads:
+    """Gradients of L = sum(dy * y): `dx`, `dw`, `db` shaped as x, w, b, and `y` if it was computed.
+
+    `db` is None where the problem has no bias; `y` (N, *O, F) is None where only gradients are
+    claimed.
+    """
+
+    dx: Array
+    dw: Array
+    db: Array | None
+    y: Array | None = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ConvProblem:
+    """One convolution to differentiate: x (N, *S, C), w (*K, C/groups, F), b (F,) or None, dy.
+
+    dy (N, *O, F) is the upstream gradient. All arrays have one dtype. `repr` is a constructor call
+    that can be pasted (it needs `np`, `ConvParams` and, for rationals, `Fraction`). Raises
+    TypeError or ValueError naming the argument, its value, what is allowed and the fix.
+    """
+
+    x: Array
+    w: Array
+    b: Array | None
+    dy: Array
+    params: ConvParams
+
+    def __post_init__(self) -> None:
+        check_backward(self.x, self.w, self.dy, self.params)
+        if self.b is not None:
+            check_bias(self.b, self.w)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that all arrays share."""
+        return self.x.dtype
+
+    @property
+    def spatial(self) -> Size:
+        """S, the spatial sizes of the input."""
+        return self.x.shape[1:-1]
+
+    @property
+    def kernel(self) -> Size:
+        """K, the spatial sizes of the kernel."""
+        return self.w.shape[:-2]
+
+    @property
+    def extent(self) -> Size:
+        """The cells that the dilated kernel spans on each axis, (K - 1) * dilation + 1."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.params.dilation))
+
+    def __repr__(self) -> str:
+        arrays = ",\n".join(
+            f"    {name}={array_literal(getattr(self, name))}" for name in ("x", "w", "b", "dy")
+        )
+        return f"ConvProblem(\n{arrays},\n    params={self.params},\n)"
+
+
+def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParams) -> Size:
+    """O, the spatial output sizes for input sizes S and kernel sizes K, one entry per axis.
+
+    O = (S + lo + hi - ((K - 1) * dilation + 1)) // stride + 1. Raises ValueError if the numbers of
+    axes differ from the rank of `params`, a size is out of range, or the dilated kernel does not
+    fit the padded input.
+    """
+    for name, sizes in (("spatial", spatial), ("kernel", kernel)):
+        if len(sizes) != params.rank:
+            raise ValueError(
+                f"{name}={tuple(sizes)}: has {_axes(len(sizes))}, but params are of rank "
+                f"{params.rank} (stride={params.stride})"
+            )
+    if min(kernel) < 1:
+        raise ValueError(f"kernel={tuple(kernel)}: every size must be at least 1")
+    if min(spatial) < 0:
+        raise ValueError(f"spatial={tuple(spatial)}: no size may be negative")
+    out = []
+    for axis, (size, taps, stride, (lo, hi), dilation) in enumerate(
+        zip(spatial, kernel, params.stride, params.padding, params.dilation)
+    ):
+        extent = (taps - 1) * dilation + 1
+        padded = size + lo + hi
+        if padded < extent:
+            raise ValueError(
+                f"kernel={tuple(kernel)}: on axis {axis} it spans {extent} cells with dilation "
+                f"{dilation}, but the padded input has {size} + {lo} + {hi} = {padded}; make the "
+                f"input larger, the kernel smaller, or add {extent - padded} to the padding"
+            )
+        out.append((padded - extent) // stride + 1)
+    return tuple(out)
+
+
+def same_padding(
+    spatial: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+) -> Padding:
+    """(lo, hi) per axis of TensorFlow's SAME: O = ceil(S / stride), the odd cell goes to hi.
+
+    All arguments have one entry per spatial axis. Source: TensorFlow, "Notes on padding" in the
+    documentation of tf.nn, with the kernel's dilated extent in the place of its size.
+    """
+    lengths = {
+        "spatial": len(spatial),
+        "kernel": len(kernel),
+        "stride": len(stride),
+        "dilation": len(dilation),
+    }
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"same_padding: all arguments must have as many axes, got {lengths}")
+    for name, values in (("kernel", kernel), ("stride", stride), ("dilation", dilation)):
+        _positive_per_axis(name, values)
+    pairs = []
+    for size, taps, step, gap in zip(spatial, kernel, stride, dilation):
+        total = max((-(-size // step) - 1) * step + (taps - 1) * gap + 1 - size, 0)
+        pairs.append((total // 2, total - total // 2))
+    return tuple(pairs)
+
+
+def check_forward(x: Array, w: Array, params: ConvParams) -> Size:
+    """Raise unless x (N, *S, C) and w (*K, C/groups, F) fit each other and `params`; return O."""
+    if not isinstance(params, ConvParams):
+        raise TypeError(f"params={params!r}: must be a ConvParams, got {type(params).__name__}")
+    for name, array in (("x", x), ("w", w)):
+        _check_numbers(name, array)
+        if array.ndim != params.rank + 2:
+            layout = "(N, *S, C)" if name == "x" else "(*K, C/groups, F)"
+            raise ValueError(
+                f"{name}.shape={array.shape}: has {_axes(array.ndim)}, but params of rank "
+                f"{params.rank} (stride={params.stride}) need {params.rank + 2}: {layout}"
+            )
+    _check_same_dtype(x, "w", w)
+    channels, groups = x.shape[-1], params.groups
+    if channels % groups:
+        raise ValueError(
+            f"groups={groups}: must divide the input channels C={channels} (x.shape={x.shape}); "
+            f"allowed {_divisors(channels)}"
+        )
+    if w.shape[-2] != channels // groups:
+        raise ValueError(
+            f"w.shape={w.shape}: axis -2 must be C / groups = {channels} / {groups} = "
+            f"{channels // groups} for x.shape={x.shape}, not {w.shape[-2]}; w is (*K, C/groups, F)"
+        )
+    if w.shape[-1] % groups:
+        raise ValueError(
+            f"groups={groups}: must divide the output channels F={w.shape[-1]} "
+            f"(w.shape={w.shape}); allowed {_divisors(math.gcd(w.shape[-1], channels))}"
+        )
+    return output_size(x.shape[1:-1], w.shape[:-2], params)
+
+
+def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Size:
+    """Raise unless x, w and dy (N, *O, F) fit each other and `params`; return O."""
+    out = check_forward(x, w, params)
+    _check_numbers("dy", dy)
+    _check_same_dtype(x, "dy", dy)
+    want = (x.shape[0], *out, w.shape[-1])
+    if dy.shape != want:
+        raise ValueError(
+            f"dy.shape={dy.shape}: must be (N, *O, F) = {want}, the shape of y for "
+            f"x.shape={x.shape}, w.shape={w.shape}, {params}"
+        )
+    return out
+
+
+def check_bias(b: Array, w: Array) -> None:
+    """Raise unless b is (F,) for w (*K, C/groups, F), of w's dtype."""
+    _check_numbers("b", b)
+    _check_same_dtype(w, "b", b, of="w")
+    if b.shape != w.shape[-1:]:
+        raise ValueError(
+            f"b.shape={b.shape}: must be (F,) = {w.shape[-1:]} for w.shape={w.shape}; "
+            "for no bias pass b=None"
+        )
+
+
+def array_literal(array: Array | None) -> str:
+    """A NumPy expression that makes `array` again, value for value."""
+    if array is None:
+        return "None"
+    dtype = repr(array.dtype.name)
+    if array.size == 0:
+        return f"np.zeros({array.shape}, {dtype})"
+    return f"np.array({_nested_literal(array)}, {dtype})"
+
+
+def _nested_literal(array: Array) -> str:
+    if array.ndim == 0:
+        return _number_literal(array[()])
+    return "[" + ", ".join(_nested_literal(np.asarray(part)) for part in array) + "]"
+
+
+def _number_literal(value: Any) -> str:
+    if isinstance(value, Fraction):
+        return f"Fraction({value.numerator}, {value.denominator})"
+    if isinstance(value, np.longdouble) and np.dtype(np.longdouble) != np.dtype(np.float64):
+        return repr(str(value))  # a Python float would round it
+    if isinstance(value, (float, np.floating)):
+        if not math.isfinite(value):
+            return f"float('{float(value)}')"
+        if (
+            value == int(value)
+            and abs(value) < 2**53
+            and math.copysign(1, value) == (-1 if value < 0 else 1)
+        ):
+            return str(int(value))
+        return repr(float(value))
+    return str(value)
+
+
+def _check_numbers(name: str, array: Array) -> None:
+    if not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{name}={array!r:.60}: must be a NumPy array, got {type(array).__name__}; "
+            f"np.asarray({name}, dtype) makes one"
+        )
+    kind = array.dtype.kind
+    numeric = kind in "iuf" or (kind == "O" and all(_is_real(value) for value in array.flat))
+    if not numeric:
+        raise TypeError(
+            f"{name}.dtype={array.dtype}: must be a real number type (float32, float64, "
+            "longdouble, an integer, or objects that are all int or Fraction); "
+            f"{name}.astype(np.float64) makes one of most"
+        )
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
+def _check_same_dtype(reference: Array, name: str, array: Array, of: str = "x") -> None:
+    if array.dtype != reference.dtype:
+        raise TypeError(
+            f"{name}.dtype={array.dtype}: must be {of}'s dtype {reference.dtype}, all arrays of a "
+            f"problem share one; {name}.astype({of}.dtype) converts it"
+        )
+
+
+def _integer(name: str, value: object) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r}: must be an int, not a bool")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # what else it is, is asked here
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: must be an int, got {type(value).__name__}") from None
+
+
+def _entries(name: str, value: object, form: str) -> tuple[object, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"{name}={value!r}: must be a tuple with {form} per spatial axis; "
+            f"ConvParams.of(x.shape, w.shape, {name}={value!r}) works out short forms"
+        )
+    return tuple(value)
+
+
+def _positive_per_axis(name: str, value: object) -> Size:
+    entries = tuple(_integer(name, entry) for entry in _entries(name, value, "one int"))
+    if any(entry < 1 for entry in entries):
+        raise ValueError(f"{name}={entries}: every entry must be at least 1")
+    return entries
+
+
+def _pairs(name: str, value: object) -> Padding:
+    pairs = []
+    for entry in _entries(name, value, "one (lo, hi) pair"):
+        pair = _entries(name, entry, "one (lo, hi) pair") if isinstance(entry, Iterable) else ()
+        if len(pair) != 2:
+            raise ValueError(
+                f"{name}={value!r}: must be one (lo, hi) pair of ints per spatial axis, "
+                "for example ((1, 1), (0, 2))"
+            )
+        pairs.append((_integer(name, pair[0]), _integer(name, pair[1])))
+    if any(cells < 0 for pair in pairs for cells in pair):
+        raise ValueError(
+            f"{name}={tuple(pairs)}: no entry may be negative; to crop the input, slice x"
+        )
+    return tuple(pairs)
+
+
+def _per_axis(value: Any, rank: int) -> tuple[Any, ...]:
+    return (value,) * rank if not isinstance(value, Iterable) else tuple(value)
+
+
+def _axes(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0) or "any"

@@ -1,0 +1,146 @@
+"""What was verified, counted per oracle, and the agreement table at the end of a run."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import pytest
+
+from oracles.compare import RESULTS, Verdict
+from oracles.registry import Entry
+from oracles.worker import Incident
+
+COLUMNS = ("oracle", "version", "problems", "dX", "dW", "db", "y", "left out by ledger", "seconds")
+
+
+@dataclass
+class Count:
+    """One oracle's row: problems answered and not, agreement per result, seconds spent asking."""
+
+    problems: int = 0
+    unanswered: int = 0
+    left_out: int = 0
+    seconds: float = 0.0
+    agreed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
+    failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
+
+    def cell(self, result: str) -> str:
+        """What the table says of one of dx, dw, db and y."""
+        if self.failed[result]:
+            return "failed"
+        if self.agreed[result]:
+            return "exact"
+        return "no answer" if self.unanswered else "-"
+
+
+class Tally:
+    """Counts per oracle, and the incidents; can be added up over processes."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Count] = {}
+        self.incidents: list[str] = []
+
+    @property
+    def problems(self) -> int:
+        """How many problems have been asked so far, of all oracles."""
+        return sum(count.problems for count in self.counts.values())
+
+    def count(self, oracle: str) -> Count:
+        """The row of `oracle`."""
+        return self.counts.setdefault(oracle, Count())
+
+    def add_verdict(self, verdict: Verdict, seconds: float) -> None:
+        """Count one problem, which took `seconds` to ask and judge."""
+        count = self.count(verdict.oracle)
+        count.problems += 1
+        count.seconds += seconds
+        count.unanswered += not verdict.results
+        for result, agrees in verdict.results.items():
+            if agrees is not None:
+                (count.agreed if agrees else count.failed)[result] += 1
+
+    def add_left_out(self, oracle: str) -> None:
+        """Count one problem that the ledger keeps from `oracle`."""
+        self.count(oracle).left_out += 1
+
+    def add_incident(self, incident: Incident) -> None:
+        """Keep what was seen once, with all that is known of it."""
+        log = f"\nits process wrote:\n{incident.log}" if incident.log else ""
+        self.incidents.append(f"{incident.oracle} {incident.words}\n{incident.problem!r}{log}")
+
+    def to_json(self) -> str:
+        """Everything, for another process."""
+        counts = {oracle: asdict(count) for oracle, count in self.counts.items()}
+        return json.dumps({"counts": counts, "incidents": self.incidents})
+
+    def add_json(self, text: str) -> None:
+        """Add what another process counted."""
+        data = json.loads(text)
+        self.incidents += data["incidents"]
+        for oracle, row in data["counts"].items():
+            count = self.count(oracle)
+            count.problems += row["problems"]
+            count.unanswered += row["unanswered"]
+            count.left_out += row["left_out"]
+            count.seconds += row["seconds"]
+            for result in RESULTS:
+                count.agreed[result] += row["agreed"][result]
+                count.failed[result] += row["failed"][result]
+
+
+def table_rows(entries: Sequence[Entry], tally: Tally) -> list[tuple[str, ...]]:
+    """One row of text per oracle, in the order of `COLUMNS`."""
+    rows = []
+    for entry in entries:
+        if not entry.installed:
+            rows.append((entry.name, "not installed", *["-"] * 7))
+            continue
+        count = tally.counts.get(entry.name, Count())
+        cells = (count.cell(result) for result in RESULTS)
+        numbers = (f"{count.left_out:,}", f"{count.seconds:.1f}")
+        rows.append((entry.name, entry.version or "-", f"{count.problems:,}", *cells, *numbers))
+    return rows
+
+
+def write_summary(
+    reporter: pytest.TerminalReporter, entries: Sequence[Entry], tally: Tally
+) -> None:
+    """The agreement table, if anything was asked, and the incidents."""
+    if tally.counts:
+        reporter.section("agreement with the NumPy reference")
+        rows = table_rows(entries, tally)
+        draw = rich_table if reporter.isatty else plain_table
+        reporter.write_line(draw(rows, reporter._tw.fullwidth))
+    for incident in tally.incidents:
+        reporter.section("seen once: a process died and nobody knows why", red=True)
+        reporter.write_line(incident)
+
+
+def plain_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
+    """The table in aligned columns of plain text; `width` is not kept to."""
+    del width
+    lines = [COLUMNS, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(cell.ljust(size) for cell, size in zip(line, widths)).rstrip() for line in lines
+    )
+
+
+def rich_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
+    """The table for a terminal `width` columns wide, with colours."""
+    from rich.console import Console
+    from rich.table import Table
+
+    styles = {"exact": "green", "failed": "bold red", "no answer": "bold red"}
+    table = Table()
+    for column in COLUMNS:
+        numeric = column in ("problems", "left out by ledger", "seconds")
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(f"[{styles[c]}]{c}[/]" if c in styles else c for c in row))
+    text = io.StringIO()
+    Console(file=text, force_terminal=True, width=width).print(table)
+    return text.getvalue().rstrip()

@@ -1,0 +1,162 @@
+"""Random convolution problems, each legal by construction: nothing is filtered away.
+
+A box of an oracle's domain is narrowed to what it takes, then sizes are drawn so that the kernel
+always fits: padding, kernel, dilation and stride first, the input from the smallest that fits.
+Everything shrinks towards one cell, one channel, one tap, stride 1, no padding, data of zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from oracles.protocol import Box, Domain, GroupKind
+from reference.problem import Array, ConvParams, ConvProblem, Size, output_size, same_padding
+
+# Most taps, dilation, stride, padding and further input cells of one axis, by rank: what a
+# framework's corner cases need, small enough for thousands of problems a minute.
+_MAX_TAPS = {1: 6, 2: 4, 3: 3}
+_MAX_DILATION = {1: 4, 2: 3, 3: 2}
+_MAX_STRIDE = {1: 5, 2: 4, 3: 3}
+_MAX_PADDING = {1: 9, 2: 6, 3: 3}
+_MAX_FURTHER_CELLS = {1: 12, 2: 6, 3: 3}
+_MAX_ELEMENTS = 4096
+# Channels of one group: mostly few, and now and then the counts around vector widths.
+_CHANNELS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
+# One byte of data: small integers, zero first, so that most sums stay exact in any float type.
+_SMALL_INTEGERS = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
+# Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an example it
+# puts the simplest value, all zeros, in the place of bytes whose number has changed. The number is
+# prime, so that a tiled array repeats along no axis.
+_DATA_BYTES = 127
+
+
+class _Axis(NamedTuple):
+    """What is drawn for one spatial axis."""
+
+    cells: int
+    taps: int
+    stride: int
+    padding: tuple[int, int]
+    dilation: int
+
+
+def problems(domain: Domain, rank: int, dtype: str) -> SearchStrategy[ConvProblem]:
+    """Problems of one rank and dtype that `domain` accepts, exact on any order of summation."""
+    return st.sampled_from(domain.boxes_in(rank, dtype)).flatmap(
+        lambda box: problems_in_box(box, rank, dtype)
+    )
+
+
+@st.composite
+def problems_in_box(draw: DrawFn, box: Box, rank: int, dtype: str) -> ConvProblem:
+    """Problems of one rank and dtype in `box`, shrinking towards the smallest one."""
+    padding_kind = draw(st.sampled_from(_padding_kinds(box)), label="padding kind")
+    stride = draw(st.none() | st.integers(1, _MAX_STRIDE[rank])) if box.stride == "equal" else None
+    if box.stride == "equal":
+        stride = stride or 1
+    elif box.stride == "one":
+        stride = 1
+    axes = [draw(_axes(box, rank, padding_kind, stride)) for _ in range(rank)]
+    spatial, kernel, strides, paddings, dilations = map(tuple, zip(*axes))
+    limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
+    groups, group_in, group_out = draw(
+        _channels(box.groups, limit, spatial, kernel), label="channels"
+    )
+    params = ConvParams(strides, paddings, dilations, groups)
+    channels, filters = groups * group_in, groups * group_out
+    most = min(3, limit // (channels * math.prod(spatial)))
+    batch = draw(st.sampled_from(_batches(most, box.empty_batch)), label="batch")
+    return fill(
+        draw,
+        x=(batch, *spatial, channels),
+        w=(*kernel, group_in, filters),
+        bias=draw(st.booleans(), label="bias"),
+        params=params,
+        dtype=dtype,
+    )
+
+
+def fill(
+    draw: DrawFn, x: Size, w: Size, *, bias: bool, params: ConvParams, dtype: str
+) -> ConvProblem:
+    """A problem of these shapes, its data small integers drawn a byte each."""
+    dy = (x[0], *output_size(x[1:-1], w[:-2], params), w[-1])
+    return ConvProblem(
+        x=integers(draw, x, dtype, "x"),
+        w=integers(draw, w, dtype, "w"),
+        b=integers(draw, w[-1:], dtype, "b") if bias else None,
+        dy=integers(draw, dy, dtype, "dy"),
+        params=params,
+    )
+
+
+def integers(draw: DrawFn, shape: Sequence[int], dtype: str, label: str) -> Array:
+    """An array of integers from -4 to 4; large ones repeat every 127 elements."""
+    drawn = draw(st.binary(min_size=_DATA_BYTES, max_size=_DATA_BYTES), label=label)
+    values = _SMALL_INTEGERS[np.frombuffer(drawn, np.uint8) % len(_SMALL_INTEGERS)]
+    return np.resize(values, tuple(shape)).astype(dtype)
+
+
+@st.composite
+def _axes(draw: DrawFn, box: Box, rank: int, padding_kind: str, stride: int | None) -> _Axis:
+    taps = draw(st.integers(1, _MAX_TAPS[rank]), label="taps")
+    dilation = 1 if box.dilation == "one" else draw(st.integers(1, _MAX_DILATION[rank]))
+    if stride is None:
+        stride = draw(st.integers(1, _MAX_STRIDE[rank]), label="stride")
+    extent = (taps - 1) * dilation + 1
+    further = draw(st.integers(0, _MAX_FURTHER_CELLS[rank]), label="further cells")
+    if padding_kind == "same":
+        cells = 1 + further
+        [padding] = same_padding([cells], [taps], [stride], [dilation])
+        return _Axis(cells, taps, stride, padding, dilation)
+    lo = hi = 0
+    if padding_kind != "zero":
+        cells_of_padding = st.integers(0, min(extent + 1, _MAX_PADDING[rank]))
+        lo = draw(cells_of_padding, label="lo")
+        hi = lo if padding_kind == "symmetric" else draw(cells_of_padding, label="hi")
+    return _Axis(max(extent - lo - hi, 1) + further, taps, stride, (lo, hi), dilation)
+
+
+def _padding_kinds(box: Box) -> list[str]:
+    if box.padding == "zero":
+        return ["zero"]
+    if box.padding == "symmetric":
+        return ["zero", "symmetric"]
+    return ["zero", "same", "symmetric", "any"]
+
+
+@st.composite
+def _channels(
+    draw: DrawFn, kinds: tuple[GroupKind, ...], limit: int, spatial: Size, kernel: Size
+) -> tuple[int, int, int]:
+    """Groups, and the input and output channels of each, so that x and w keep to `limit`."""
+    cells, taps = math.prod(spatial), math.prod(kernel)
+    room = max(limit // cells, 1)  # for channels
+    kind = draw(st.sampled_from([k for k in kinds if k == "one" or room >= _FEWEST[k]] or kinds))
+    if kind == "one":
+        groups, group_in = 1, draw(st.sampled_from(_up_to(room)))
+    elif kind == "depthwise":
+        groups, group_in = draw(st.sampled_from(_up_to(room)[1:] or [2])), 1
+    else:
+        group_in = draw(st.sampled_from(_up_to(room // 2)[1:] or [2]))
+        groups = draw(st.integers(2, max(min(room // group_in, 4), 2)))
+    group_out = draw(st.sampled_from(_up_to(limit // (taps * groups * group_in))))
+    return groups, group_in, group_out
+
+
+_FEWEST = {"depthwise": 2, "some": 4}  # channels
+
+
+def _up_to(most: int) -> list[int]:
+    return [count for count in _CHANNELS if count <= most] or [1]
+
+
+def _batches(most: int, empty: bool) -> list[int]:
+    """Batch sizes to choose from: an empty one, which tells little, comes up now and then."""
+    return 3 * list(range(1, max(most, 1) + 1)) + ([0] if empty else [])

@@ -1,0 +1,21 @@
+"""The product: every oracle agrees with the NumPy reference, exactly, on random problems."""
+
+from __future__ import annotations
+
+from hypothesis import Verbosity, given, settings
+
+from oracles.worker import Connection
+from reference import ConvProblem
+from tests.support.strategies import problems
+from tests.support.verification import Verification
+
+
+def test_exact(oracle: Connection, rank: int, dtype: str, verification: Verification) -> None:
+    """On integer data dX, dW, db and y equal the reference's, in shape, dtype and every value."""
+
+    @settings(verbosity=Verbosity.quiet)  # the failure itself ends with the problem's constructor
+    @given(problem=problems(oracle.domain, rank, dtype))
+    def agrees(problem: ConvProblem) -> None:
+        verification.verify(oracle, problem)
+
+    agrees()
