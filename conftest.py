@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import hypothesis
 import pytest
 
@@ -108,9 +106,9 @@ def verification(request: pytest.FixtureRequest) -> Verification:
 
 
 @pytest.fixture(scope="session")
-def oracle(request: pytest.FixtureRequest, verification: Verification) -> Iterator[Connection]:
+def oracle(request: pytest.FixtureRequest, verification: Verification) -> Connection:
     """One oracle, ready to be asked; its process is started when it is first asked."""
-    yield verification.connection(request.param)
+    return verification.connection(request.param)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -137,7 +137,7 @@ def _court(
     want: ConvGrads,
     witnesses: Sequence[Connection],
 ) -> str:
-    """Who is wrong at `name`[`index`]: the oracle, or the reference if rational arithmetic says so."""
+    """Who is wrong at `name`[`index`]: the reference if rational arithmetic says so."""
     answers = {oracle.name: got, "reference": want}
     for witness in witnesses:
         if witness.name != oracle.name and witness.domain.accepts(problem):
@@ -182,7 +182,8 @@ def _rational(array: Array) -> Array:
     """`array` as Python ints where it holds integers, else as Fractions: exact either way."""
     values = np.empty(array.shape, object)
     for index in np.ndindex(array.shape):
-        fraction = Fraction(*array[index].as_integer_ratio())
+        value: Any = array[index]
+        fraction = Fraction(*value.as_integer_ratio())
         values[index] = fraction.numerator if fraction.denominator == 1 else fraction
     return values
 

@@ -18,7 +18,7 @@ from reference.problem import ConvProblem
 class Divergence:
     """One confirmed, understood case.
 
-    `versions` is a version specifier such as "==2.13.*"; `upstream` a link, or "not found upstream";
+    `versions` is a version specifier such as "==2.13.*", `upstream` a link or "not found upstream",
     `script` the file in tests/findings that shows it, needing that framework only.
     """
 

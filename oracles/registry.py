@@ -68,7 +68,7 @@ def connect(
     *,
     in_process: bool = False,
     time_limit: float = TIME_LIMIT,
-    told: Callable[[str], None] = lambda text: None,
+    told: Callable[[str], None] = lambda _: None,
 ) -> Connection:
     """What answers problems for `entry`: our own code directly, a framework in its own process.
 

@@ -40,16 +40,16 @@ START_LIMIT = 180.0  # seconds for a framework's import
 TIME_LIMIT = 30.0  # seconds for one problem
 FRESH_TRIES = 3  # fresh processes in which a crash may show again
 
-ONE_THREAD = {
-    name: "1"
-    for name in (
+ONE_THREAD = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "TF_NUM_INTRAOP_THREADS",
         "TF_NUM_INTEROP_THREADS",
-    )
-}
+    ),
+    "1",
+)
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -97,7 +97,7 @@ class Worker:
         domain: Domain,
         *,
         time_limit: float = TIME_LIMIT,
-        told: Callable[[str], None] = lambda text: None,
+        told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.domain = domain
@@ -112,7 +112,7 @@ class Worker:
         self._ended: dict[str, Any] | None = None  # the zygote's report of the current child's end
         self._last_problem: ConvProblem | None = None
         self._never_started: NotStarted | None = None
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
         self._log_mark = 0
 
     def start(self) -> None:

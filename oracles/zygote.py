@@ -48,7 +48,7 @@ def main(name: str, control_fd: int) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     children: set[int] = set()
     while True:
-        readable, _, _ = select.select([control, wake], [], [])
+        readable: list[Any] = select.select([control, wake], [], [])[0]
         if wake in readable:
             os.read(wake, 4096)
             _report_ended(control, children)

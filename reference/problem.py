@@ -96,14 +96,14 @@ class ConvParams:
                     f"padding={padding!r}: must be 'SAME', 'VALID', an int, or one int or one "
                     "(lo, hi) pair per axis"
                 )
-            pairs = (
+            pairs: tuple[Any, ...] = (
                 same_padding(spatial, kernel, strides, dilations)
                 if padding == "SAME"
                 else ((0, 0),) * len(spatial)
             )
         else:
             pairs = tuple(
-                (p, p) if isinstance(p, numbers.Integral) else p
+                tuple(p) if isinstance(p, Iterable) else (p, p)
                 for p in _per_axis(padding, len(spatial))
             )
         return cls(strides, pairs, dilations, groups)
@@ -378,17 +378,18 @@ def _positive_per_axis(name: str, value: object) -> Size:
 def _pairs(name: str, value: object) -> Padding:
     pairs = []
     for entry in _entries(name, value, "one (lo, hi) pair"):
-        pair = _entries(name, entry, "one (lo, hi) pair") if isinstance(entry, Iterable) else ()
+        pair = tuple(entry) if isinstance(entry, Iterable) else ()
         if len(pair) != 2:
             raise ValueError(
                 f"{name}={value!r}: must be one (lo, hi) pair of ints per spatial axis, "
                 "for example ((1, 1), (0, 2))"
             )
-        pairs.append((_integer(name, pair[0]), _integer(name, pair[1])))
-    if any(cells < 0 for pair in pairs for cells in pair):
-        raise ValueError(
-            f"{name}={tuple(pairs)}: no entry may be negative; to crop the input, slice x"
-        )
+        lo, hi = (_integer(name, cells) for cells in pair)
+        if lo < 0 or hi < 0:
+            raise ValueError(
+                f"{name}={value!r}: no entry may be negative; to crop the input, slice x"
+            )
+        pairs.append((lo, hi))
     return tuple(pairs)
 
 

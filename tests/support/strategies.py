@@ -30,9 +30,9 @@ _MAX_ELEMENTS = 4096
 _CHANNELS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
 # One byte of data: small integers, zero first, so that most sums stay exact in any float type.
 _SMALL_INTEGERS = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
-# Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an example it
-# puts the simplest value, all zeros, in the place of bytes whose number has changed. The number is
-# prime, so that a tiled array repeats along no axis.
+# Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an
+# example, it puts all zeros in the place of bytes whose number has changed. The number is prime, so
+# that a tiled array repeats along no axis.
 _DATA_BYTES = 127
 
 
