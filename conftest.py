@@ -46,7 +46,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the oracles and get their processes ready to be started."""
-    every = hypothesis.settings(deadline=None, print_blob=False)  # a worker may have to restart
+    every = hypothesis.settings(
+        deadline=None,  # a worker may have to restart
+        print_blob=False,
+        phases=set(hypothesis.Phase) - {hypothesis.Phase.explain},
+    )
     hypothesis.settings.register_profile("dev", every, max_examples=50)
     hypothesis.settings.register_profile("ci", every, max_examples=250, derandomize=True)
     hypothesis.settings.register_profile("nightly", every, max_examples=5000)
@@ -96,7 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             values = (entry.name, rank, dtype) if cells else (entry.name,)
             params.append(pytest.param(*values, marks=marks, id=name))
     names = ("oracle", "rank", "dtype") if cells else ("oracle",)
-    metafunc.parametrize(names, params, indirect=["oracle"], scope="session")
+    metafunc.parametrize(names, params, indirect=["oracle"])
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +109,7 @@ def verification(request: pytest.FixtureRequest) -> Verification:
     return request.config.stash[VERIFICATION]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def oracle(request: pytest.FixtureRequest, verification: Verification) -> Connection:
     """One oracle, ready to be asked; its process is started when it is first asked."""
     return verification.connection(request.param)

@@ -26,6 +26,10 @@ EXACT_LIMIT = 20_000  # elements of dy up to which the court computes in rationa
 class Disagreement(AssertionError):
     """A verdict other than "agrees"; the first line says who is wrong, where and by how much."""
 
+    def __init__(self, message: str, verdict: Verdict) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -45,10 +49,15 @@ class Verdict:
 
     def check(self) -> None:
         """Raise Disagreement, with a script that shows it, unless the oracle agrees."""
-        if self.kind != "agrees":
-            log = f"\n\nits process wrote:\n{self.log}" if self.log else ""
-            script = reproduction(self.oracle, self.problem)
-            raise Disagreement(f"{self.message}\n\n{script}{log}")
+        __tracebackhide__ = True
+        if self.kind == "agrees":
+            return
+        log = f"\n\n{self.log}" if self.log else ""
+        message = f"{self.message}\n\n{reproduction(self.oracle, self.problem)}{log}"
+        if self.kind == "differs":
+            raise Disagreement(message, self)
+        # A line of its own: Hypothesis shrinks failures that are raised in different places apart.
+        raise Disagreement(message, self)
 
 
 def judge(

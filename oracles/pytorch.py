@@ -32,7 +32,7 @@ def grads(problem: ConvProblem) -> ConvGrads:
         padding = (0,) * params.rank
     y = convolve(
         padded,
-        w.movedim((-1, -2), (0, 1)),
+        w.movedim((-1, -2), (0, 1)).contiguous(),  # else: grad_weight must be contiguous
         b,
         stride=params.stride,
         padding=padding,

@@ -1,6 +1,7 @@
 """Which oracles there are, which of them are installed, and how to install the others.
 
-Every module of this package with an oracle's three names is one; its name is the module's.
+Every module of this package with an oracle's three names is one; its name is the module's. From
+outside, "package.module" and "package.module:object" name one too.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
 
 @dataclass(frozen=True)
 class Entry:
-    """One known oracle: `version` is None where its distribution is not installed."""
+    """One known oracle: `version` is None where its distribution is not installed.
+
+    `ours` says that it is code of this project, which cannot crash, and needs no process.
+    """
 
     name: str
     oracle: Oracle
     version: str | None
+    ours: bool = False
 
     @property
     def installed(self) -> bool:
@@ -49,18 +54,24 @@ def entries() -> list[Entry]:
         if info.name != "zygote":  # imports this module
             module = importlib.import_module(f"oracles.{info.name}")
             if isinstance(module, Oracle):
-                found.append(Entry(info.name, module, _version(module)))
+                version, ours = _version(module), module.distribution is None
+                found.append(Entry(info.name, module, version, ours))
     return sorted(found, key=lambda entry: entry.name)
 
 
 def find(name: str) -> Entry:
-    """The oracle called `name`; raises ValueError that lists the known ones if there is none."""
+    """The oracle called `name`, in the tree or "package.module" or "package.module:object".
+
+    Raises ValueError that says what is known, or what is wrong with the module.
+    """
     known = {entry.name: entry for entry in entries()}
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"oracle {name!r} is unknown: known are {', '.join(known)}{hint}")
-    return known[name]
+    if name in known:
+        return known[name]
+    if "." in name:
+        return _outside(name)
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"oracle {name!r} is unknown: known are {', '.join(known)}{hint}")
 
 
 def connect(
@@ -70,14 +81,31 @@ def connect(
     time_limit: float = TIME_LIMIT,
     told: Callable[[str], None] = lambda _: None,
 ) -> Connection:
-    """What answers problems for `entry`: our own code directly, a framework in its own process.
+    """What answers problems for `entry`: our own code directly, all else in its own process.
 
     `in_process` asks a framework directly too: a crash then ends the run, but a debugger can see
     it. `time_limit` is seconds per problem; `told` hears what is slow, such as an import.
     """
-    if in_process or entry.oracle.distribution is None:
+    if in_process or entry.ours:
         return InProcess(entry.name, entry.oracle)
     return Worker(entry.name, entry.oracle.domain, time_limit=time_limit, told=told)
+
+
+def _outside(name: str) -> Entry:
+    module_name, _, attribute = name.partition(":")
+    try:
+        oracle = importlib.import_module(module_name)
+        if attribute:
+            oracle = getattr(oracle, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"oracle {name!r} cannot be loaded: {error}") from None
+    missing = [part for part in ("distribution", "domain", "grads") if not hasattr(oracle, part)]
+    if missing or not isinstance(oracle, Oracle):
+        raise ValueError(
+            f"oracle {name!r} lacks {', '.join(missing)}: an oracle has the names distribution, "
+            "domain and grads"
+        )
+    return Entry(name, oracle, _version(oracle))
 
 
 def _distributions(oracle: Oracle) -> tuple[str, ...]:

@@ -46,9 +46,10 @@ def main(name: str, control_fd: int) -> None:
     os.set_blocking(wake_end, False)
     signal.set_wakeup_fd(wake_end)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    watched: list[Any] = [control, wake]
     children: set[int] = set()
     while True:
-        readable: list[Any] = select.select([control, wake], [], [])[0]
+        readable = select.select(watched, [], [])[0]
         if wake in readable:
             os.read(wake, 4096)
             _report_ended(control, children)
@@ -86,7 +87,7 @@ def _answer(oracle: Oracle, header: dict[str, Any], body: bytes) -> bytes:
         return frame(
             {
                 "status": "raised",
-                "message": f"{type(error).__name__}: {error}"[:10_000],
+                "message": " ".join(f"{type(error).__name__}: {error}"[:10_000].split()),
                 "traceback": traceback.format_exc()[-10_000:],
             }
         )

@@ -169,6 +169,11 @@ class ConvProblem:
         )
         return f"ConvProblem(\n{arrays},\n    params={self.params},\n)"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The same in Hypothesis' reports and in IPython, which have a printer of their own."""
+        del cycle
+        printer.text(repr(self))
+
 
 def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParams) -> Size:
     """O, the spatial output sizes for input sizes S and kernel sizes K, one entry per axis.
@@ -310,15 +315,11 @@ def _number_literal(value: Any) -> str:
     if isinstance(value, np.longdouble) and np.dtype(np.longdouble) != np.dtype(np.float64):
         return repr(str(value))  # a Python float would round it
     if isinstance(value, (float, np.floating)):
-        if not math.isfinite(value):
-            return f"float('{float(value)}')"
-        if (
-            value == int(value)
-            and abs(value) < 2**53
-            and math.copysign(1, value) == (-1 if value < 0 else 1)
-        ):
-            return str(int(value))
-        return repr(float(value))
+        number = float(value)
+        if not math.isfinite(number):
+            return f"float('{number}')"
+        is_short = number.is_integer() and abs(number) < 2**53 and str(number) != "-0.0"
+        return str(int(number)) if is_short else repr(number)
     return str(value)
 
 
@@ -369,10 +370,10 @@ def _entries(name: str, value: object, form: str) -> tuple[object, ...]:
 
 
 def _positive_per_axis(name: str, value: object) -> Size:
-    entries = tuple(_integer(name, entry) for entry in _entries(name, value, "one int"))
-    if any(entry < 1 for entry in entries):
-        raise ValueError(f"{name}={entries}: every entry must be at least 1")
-    return entries
+    sizes = tuple(_integer(name, entry) for entry in _entries(name, value, "one int"))
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"{name}={sizes}: every entry must be at least 1")
+    return sizes
 
 
 def _pairs(name: str, value: object) -> Padding:

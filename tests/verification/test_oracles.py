@@ -16,6 +16,7 @@ def test_exact(oracle: Connection, rank: int, dtype: str, verification: Verifica
     @settings(verbosity=Verbosity.quiet)  # the failure itself ends with the problem's constructor
     @given(problem=problems(oracle.domain, rank, dtype))
     def agrees(problem: ConvProblem) -> None:
+        __tracebackhide__ = True
         verification.verify(oracle, problem)
 
     agrees()

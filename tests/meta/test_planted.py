@@ -1,0 +1,138 @@
+"""The verification can fail: wrong backwards, planted by hand, are caught, named and shrunk."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from oracles import compare
+from oracles.compare import Disagreement, Verdict
+from oracles.registry import connect, find
+from reference import ConvGrads, ConvParams, ConvProblem
+from reference.problem import Array
+from tests.support import mutants
+from tests.support.reporting import Tally
+from tests.support.strategies import problems
+from tests.support.verification import Verification
+from tests.verification import test_laws
+
+MUTANTS = {
+    "kernel_not_flipped": ("dx",),
+    "stride_ignored": ("dw",),
+    "asymmetric_padding_swapped": ("dx", "dw"),
+    "group_offset": ("dx",),
+    "db_without_the_batch": ("db",),
+}
+
+
+def verdict_on(name: str, rank: int) -> Verdict:
+    """The verdict of the real verification on a mutant, shrunk."""
+    entry = find(f"tests.support.mutants:{name}")
+    verification = Verification([entry, find("numerical")], Tally(), in_process=True, time_limit=30)
+    oracle = verification.connection(entry.name)
+
+    @settings(database=None, derandomize=True, max_examples=1000, deadline=None)
+    @given(problem=problems(oracle.domain, rank, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        verification.verify(oracle, problem)
+
+    with pytest.raises(Disagreement) as caught:
+        agrees()
+    return caught.value.verdict
+
+
+def test_every_mutant_is_listed() -> None:
+    """No mutant is planted and then forgotten."""
+    planted = {name for name, value in vars(mutants).items() if isinstance(value, mutants.Mutant)}
+    assert planted == set(MUTANTS)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("name", MUTANTS)
+def test_caught_named_and_shrunk(name: str, rank: int) -> None:
+    """The failure blames the mutant, in the right gradient, with arrays of a few elements."""
+    verdict = verdict_on(name, rank)
+    starts = tuple(f"tests.support.mutants:{name} {gradient}[" for gradient in MUTANTS[name])
+    assert verdict.message.startswith(starts)
+    assert "reference, numerical, exact agree" in verdict.message
+    problem = verdict.problem
+    assert max(problem.x.size, problem.w.size, problem.dy.size) <= 9
+
+
+def test_a_wrong_reference_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the reference itself is wrong, it is named, not the oracle that found it out."""
+    monkeypatch.setattr(compare, "reference_grads", mutants.group_offset.grads)
+    right = connect(find("numerical"))
+
+    @given(problem=problems(right.domain, 1, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        compare.judge(right, problem).check()
+
+    with pytest.raises(Disagreement, match=r"^reference dx\[.*numerical, exact agree"):
+        agrees()
+
+
+def not_linear(problem: ConvProblem, right: ConvGrads) -> ConvGrads:
+    """DX without its sign."""
+    return replace(right, dx=np.abs(right.dx))
+
+
+def never_zero(problem: ConvProblem, right: ConvGrads) -> ConvGrads:
+    """DX is one more everywhere."""
+    return replace(right, dx=right.dx + 1)
+
+
+def wrong_if_dilated(problem: ConvProblem, right: ConvGrads) -> ConvGrads:
+    """DX is one more everywhere if there is dilation."""
+    return never_zero(problem, right) if set(problem.params.dilation) != {1} else right
+
+
+@pytest.mark.parametrize(
+    ("law", "spoil"),
+    [
+        (test_laws.test_conv_equals_naive, mutants.stride_ignored.spoil),
+        (test_laws.test_conv_equals_rational_arithmetic, mutants.asymmetric_padding_swapped.spoil),
+        (test_laws.test_adjoint_identities, mutants.kernel_not_flipped.spoil),
+        (test_laws.test_linear_in_dy, not_linear),
+        (test_laws.test_zero_dy_gives_zero, never_zero),
+        (test_laws.test_batch_is_additive, mutants.db_without_the_batch.spoil),
+        (test_laws.test_groups_are_a_block_diagonal_kernel, mutants.group_offset.spoil),
+        (test_laws.test_dilation_is_a_zero_stuffed_kernel, wrong_if_dilated),
+        (
+            test_laws.test_padding_is_zeros_around_the_input,
+            mutants.asymmetric_padding_swapped.spoil,
+        ),
+        (test_laws.test_translation, mutants.stride_ignored.spoil),
+        (test_laws.test_input_that_no_window_reaches_has_no_gradient, never_zero),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_every_law_can_fail(
+    law: Callable[..., None],
+    spoil: Callable[[ConvProblem, ConvGrads], ConvGrads],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A backward with one mistake breaks the law that speaks of it."""
+
+    def wrong_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrads:
+        problem = ConvProblem(x, w, np.zeros_like(w, shape=w.shape[-1:]), dy, params)
+        return spoil(problem, compare.reference_grads(problem))
+
+    monkeypatch.setattr(test_laws, "conv_backward", wrong_backward)
+    arguments = {"rank": 2, "dtype": "float32"}
+    with pytest.raises((AssertionError, ExceptionGroup)) as caught:
+        law(**{name: arguments[name] for name in inspect.signature(law).parameters})
+    failures = getattr(caught.value, "exceptions", [caught.value])
+    assert all(isinstance(failure, AssertionError) for failure in failures)
+
+
+def test_every_law_is_shown_to_fail() -> None:
+    """No law is missing above."""
+    laws = {value for name, value in vars(test_laws).items() if name.startswith("test_")}
+    [marks] = [m for m in test_every_law_can_fail.pytestmark if m.name == "parametrize"]
+    assert laws == {law for law, _ in marks.args[1]}

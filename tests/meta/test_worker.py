@@ -1,0 +1,170 @@
+"""Nothing an oracle does can end the run: each bad citizen gets a verdict that names its fault."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from oracles.compare import Disagreement, judge
+from oracles.protocol import NotStarted
+from oracles.registry import connect, find
+from oracles.worker import Worker
+from reference import ConvParams, ConvProblem
+from tests.support.strategies import problems
+
+PROBLEM = ConvProblem(
+    x=np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2),
+    w=np.ones((1, 1, 2, 1), np.float32),
+    b=np.zeros(1, np.float32),
+    dy=np.ones((1, 2, 2, 1), np.float32),
+    params=ConvParams(),
+)
+VERDICTS = {
+    "right": ("agrees", ""),
+    "segfaults": ("crashes", r"crashes with SIGSEGV, again in fresh process 1 of 3 \[2-D float32"),
+    "aborts": ("crashes", "crashes with SIGABRT, again"),
+    "exits": ("crashes", "exits with code 0 without an answer, again"),
+    "raises": ("raises", r"raises NotImplementedError: no kernel for this \["),
+    "calls_sys_exit": ("raises", "raises SystemExit: enough"),
+    "hangs": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
+    "forks_a_child_that_stays": ("crashes", "crashes with SIGKILL, again"),
+    "answers_a_list": ("malformed", "answers with dx a list, not a NumPy array"),
+    "answers_none": ("malformed", "answers with a NoneType, not with a ConvGrads"),
+    "answers_objects": ("malformed", "answers with dx of dtype object, which is no plain number"),
+    "answers_float64": ("differs", r"dx\.dtype = float64, but should be float32"),
+    "answers_another_shape": ("differs", r"db\.shape = \(1, 1\), but should be \(1,\)"),
+    "answers_nan": ("differs", r"dw\[0, 0, 0, 0\] = nan, but should be 12 .*2 of 2 elements"),
+    "writes_to_its_inputs": ("malformed", "writes to its input x"),
+    "chatters": ("agrees", ""),
+    "closes_its_channel": ("crashes", "closes its channel without an answer, again"),
+    "sends_garbage": ("malformed", "answers with 4294967295 .* bytes, of at most"),
+}
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    """Makes workers for members of the zoo, and ends them after the test."""
+    workers = []
+
+    def make(name: str, time_limit: float = 20) -> Worker:
+        worker = connect(find(f"tests.support.zoo:{name}"), time_limit=time_limit)
+        assert isinstance(worker, Worker)
+        workers.append(worker)
+        return worker
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdict(name: str, start) -> None:
+    """The fault is named, by oracle and problem; a right oracle that chatters is right."""
+    worker = start(name, time_limit=0.5 if name == "hangs" else 20)
+    verdict = judge(worker, PROBLEM)
+    kind, words = VERDICTS[name]
+    assert verdict.kind == kind
+    if words:
+        assert verdict.message.startswith(f"tests.support.zoo:{name} ")
+        assert re.search(words, verdict.message)
+        assert verdict.message.endswith("]")
+
+
+def test_the_dead_process_is_heard(start) -> None:
+    """What the oracle wrote before it died is part of the verdict."""
+    log = judge(start("segfaults"), PROBLEM).log
+    assert "about to read address zero" in log
+    assert "Segmentation fault" in log
+
+
+def test_a_crash_is_shrunk_and_the_next_problem_answered(start) -> None:
+    """Hypothesis shrinks a crash like any failure, and the worker goes on after it."""
+    worker = start("segfaults_on_stride_2")
+
+    @settings(database=None, derandomize=True, deadline=None)
+    @given(problem=problems(worker.domain, 2, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        judge(worker, problem).check()
+
+    with pytest.raises(Disagreement) as caught:
+        agrees()
+    problem = caught.value.verdict.problem
+    assert problem.params == ConvParams(stride=(2, 1))
+    assert problem.x.size == problem.w.size == problem.dy.size == 1
+    assert judge(worker, PROBLEM).kind == "agrees"
+
+
+def test_a_crash_that_does_not_repeat_is_an_incident(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The problem is asked again, the answer counts, and the crash is kept for the report."""
+    once = tmp_path / "once"
+    once.touch()
+    monkeypatch.setenv("ONCE", str(once))
+    worker = start("segfaults_once")
+    assert judge(worker, PROBLEM).kind == "agrees"
+    [incident] = worker.incidents
+    assert incident.words == "crashes with SIGSEGV; not again in 3 fresh processes"
+    assert incident.problem is PROBLEM
+
+
+@pytest.mark.parametrize("victim", ["child", "zygote", "both"])
+def test_killed_from_outside(victim: str, start) -> None:
+    """Whichever process is killed between two problems, the next is answered, and it is said."""
+    worker = start("right")
+    assert judge(worker, PROBLEM).kind == "agrees"
+    pids = {"child": [worker._child], "zygote": [worker._zygote.pid]}
+    for pid in pids.get(victim, pids["child"] + pids["zygote"]):
+        os.kill(pid, signal.SIGSEGV)
+    time.sleep(0.2)
+    assert judge(worker, PROBLEM).kind == "agrees"
+    assert any("SIGSEGV" in incident.words for incident in worker.incidents)
+
+
+def test_an_import_that_fails_is_named(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An oracle whose process cannot be started says so, each time it is asked."""
+    monkeypatch.setattr("oracles.worker.sys.executable", "/bin/false")
+    worker = start("right")
+    for _ in range(2):
+        with pytest.raises(NotStarted, match=r"does not start: .* exits with code 1"):
+            worker.grads(PROBLEM)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_behind(how: signal.Signals) -> None:
+    """After Ctrl-C, and after pytest itself is killed, the oracle's processes are gone."""
+    script = (
+        "import sys, time; from tests.meta.test_worker import PROBLEM\n"
+        "from oracles.registry import connect, find\n"
+        "worker = connect(find('tests.support.zoo:right')); worker.grads(PROBLEM)\n"
+        "print(worker._zygote.pid, worker._child, flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert all(is_alive(pid) for pid in pids)
+        process.send_signal(how)
+    deadline = time.monotonic() + 10
+    while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has this pid and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
