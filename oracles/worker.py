@@ -259,7 +259,7 @@ class Worker:
         deadline = time.monotonic() + START_LIMIT
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
+            with theirs, contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 socket.send_fds(self._control, [b"F"], [theirs.fileno()])
             if not started:
                 self._told("importing")
@@ -308,9 +308,7 @@ class Worker:
         assert self._zygote is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._zygote.wait(timeout=2)
-        words = (
-            f"has lost the parent of its processes, which {_ending(self._zygote.returncode or 0)}"
-        )
+        words = f"loses its zygote, which {_ending(self._zygote.returncode or 0)}"
         self._end_zygote()
         return words
 
@@ -334,7 +332,7 @@ class Worker:
 def _ending(code: int) -> str:
     """How a process ended, from a returncode in subprocess' sense."""
     if code >= 0:
-        return f"exits with code {code} without an answer"
+        return f"exits with code {code}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
