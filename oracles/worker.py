@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ class InProcess:
         try:
             answer = self._oracle.grads(problem)
         except Exception as error:
-            raise Raised(f"raises {type(error).__name__}: {error}") from error
+            words = f"raises {type(error).__name__}: {error}"
+            raise Raised(words, log=traceback.format_exc()) from error
         return check_answer(problem, answer)
 
     def close(self) -> None:

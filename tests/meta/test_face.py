@@ -1,0 +1,181 @@
+"""What a user types and sees: options, header, failure, table and exit code of a pytest run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oracles.registry import Entry, find
+from tests.support.reporting import COLUMNS, Tally, plain_table, rich_table, table_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+EXACT = "tests/verification/test_oracles.py"
+HIDE_TENSORFLOW = """
+import importlib.metadata
+
+real_version = importlib.metadata.version
+
+def version(name):
+    if name.startswith("tensorflow"):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real_version(name)
+
+importlib.metadata.version = version
+"""
+INSTALL_LINE = "tensorflow is not installed: pip install -c constraints.txt tensorflow-cpu"
+
+
+def run_pytest(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and output of a pytest run of its own, on no terminal."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def rows(output: str) -> dict[str, list[str]]:
+    """The agreement table of a run: cells by oracle."""
+    table = output.partition("agreement with the NumPy reference")[2].splitlines()[2:]
+    cells = [re.split(r"  +", line) for line in table if "  " in line]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_unknown_oracle() -> None:
+    """A name that is misspelt is an error that lists the known ones."""
+    code, output = run_pytest("--oracle", "pytroch", EXACT)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert (
+        "--oracle: oracle 'pytroch' is unknown: known are numerical, pytorch, tensorflow" in output
+    )
+    assert "did you mean 'pytorch'?" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no.such.module", "oracle 'no.such.module' cannot be loaded: No module named 'no'"),
+        ("tests.support.zoo:nobody", "cannot be loaded: module 'tests.support.zoo' has no"),
+        ("reference.conv", "lacks distribution, domain, grads: an oracle has the names"),
+    ],
+)
+def test_outside_oracle_that_cannot_be_loaded(name: str, words: str) -> None:
+    """An oracle from outside that is none says what is wrong."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        find(name)
+
+
+@pytest.fixture
+def without_tensorflow(tmp_path: Path) -> dict[str, str]:
+    """The environment of a run that finds no TensorFlow installed."""
+    (tmp_path / "sitecustomize.py").write_text(HIDE_TENSORFLOW)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_missing_by_default_is_skipped(without_tensorflow: dict[str, str]) -> None:
+    """Header, skip and table say that it is not installed, and how to install it."""
+    code, output = run_pytest("-rs", EXACT, "-k", "1d-float32", **without_tensorflow)
+    assert code == pytest.ExitCode.OK
+    assert output.count(INSTALL_LINE) == 2
+    assert "oracles: numerical, pytorch 2." in output
+    assert rows(output)["tensorflow"][0] == "not installed"
+    assert "2 passed, 1 skipped" in output
+
+
+@pytest.mark.parametrize("option", [["--oracle", "tensorflow"], ["--require-oracles"]])
+def test_missing_and_asked_for_is_an_error(
+    option: list[str], without_tensorflow: dict[str, str]
+) -> None:
+    """The same line, as an error."""
+    code, output = run_pytest(*option, EXACT, **without_tensorflow)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {INSTALL_LINE}" in output
+
+
+def test_a_wrong_oracle_turns_the_run_red() -> None:
+    """One line of verdict, a constructor that can be pasted, the table, exit code 1."""
+    name = "tests.support.mutants:group_offset"
+    code, output = run_pytest("--oracle", name, "--oracle", "numerical", EXACT, "-k", "1d-float32")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert re.search(
+        rf"Disagreement: {name} dx\[0, 0, 0\] = 0, but should be 1 \(allowed 0; ", output
+    )
+    assert "reference, numerical, exact agree) [1-D float32, x (1, 1, 2)" in output
+    table = rows(output)
+    assert table[name][2:6] == ["failed", "exact", "exact", "exact"]
+    assert table["numerical"][2:6] == ["exact", "exact", "exact", "-"]
+    script = output[output.index("import numpy as np") :].partition("\n\ntests/")[0]
+    script = re.sub(r"^E {0,3}", "", script, flags=re.MULTILINE)
+    again = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert f"Disagreement: {name} dx[0, 0, 0] = 0, but should be 1" in again.stderr
+
+
+def test_a_crashing_oracle_does_not_end_the_run() -> None:
+    """The crash is a failure of its own test; what comes after it is still verified."""
+    name = "tests.support.zoo:segfaults_on_stride_2"
+    code, output = run_pytest("--oracle", name, "--oracle", "numerical", EXACT, "-k", "1d")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert f"Disagreement: {name} crashes with SIGSEGV, again in fresh process 1 of 3" in output
+    assert "stride (2,)" in output
+    assert "2 failed, 2 passed" in output
+    assert int(rows(output)["numerical"][1]) >= 50 * 2
+
+
+def test_a_crash_seen_once_is_reported_and_red(tmp_path: Path) -> None:
+    """All tests pass, since the fault did not show again, but the run says it, and is red."""
+    once = tmp_path / "once"
+    once.touch()
+    name = "tests.support.zoo:segfaults_once"
+    code, output = run_pytest("--oracle", name, EXACT, "-k", "1d-float32", ONCE=str(once))
+    assert "1 passed" in output
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "seen once: a process died and nobody knows why" in output
+    assert f"{name} crashes with SIGSEGV; not again in 3 fresh processes\nConvProblem(" in output
+
+
+def test_in_process() -> None:
+    """`--in-process` starts no process: the oracle's own exception can be seen."""
+    name = "tests.support.zoo:raises"
+    arguments = ("--oracle", name, "--in-process", EXACT, "-k", "1d-float32")
+    code, output = run_pytest(*arguments)
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "zoo.py" in output
+    assert "raises NotImplementedError: no kernel for this" in output
+
+
+def test_workers_of_xdist_are_added_up() -> None:
+    """Under pytest-xdist the table is that of all its processes."""
+    arguments = ("--oracle", "numerical", EXACT, "-k", "float32")
+    alone, spread = run_pytest(*arguments)[1], run_pytest(*arguments, "-n", "2")[1]
+    assert rows(alone)["numerical"][1] == rows(spread)["numerical"][1] == "150"
+
+
+def test_time_limit_of_nothing() -> None:
+    """A time limit of zero is refused, not taken for the default."""
+    code, output = run_pytest("--time-limit", "0", EXACT)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "--time-limit 0.0: must be above 0" in output
+
+
+def test_both_tables_say_the_same() -> None:
+    """The table for a terminal has the cells of the plain one."""
+    entries = [find("numerical"), Entry("absent", find("pytorch").oracle, None)]
+    tally = Tally()
+    tally.count("numerical").problems = 1234
+    tally.count("numerical").failed["dw"] = 1
+    cells = table_rows(entries, tally)
+    for text in (plain_table(cells, 80), re.sub(r"\x1b\[[0-9;]*m", "", rich_table(cells, 120))):
+        for cell in (*COLUMNS, "numerical", "1,234", "failed", "absent", "not installed"):
+            assert cell in text
