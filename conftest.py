@@ -91,7 +91,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per oracle, or per oracle, rank and dtype; skipped where it is not installed."""
     if "oracle" not in metafunc.fixturenames:
         return
-    cells = {"rank", "dtype"} <= set(metafunc.fixturenames)
+    own = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    cells = {"rank", "dtype"} <= set(metafunc.fixturenames) - own
     params = []
     for entry in metafunc.config.stash[ENTRIES]:
         marks = [] if entry.installed else [pytest.mark.skip(reason=entry.missing)]

@@ -1,7 +1,8 @@
 """The ledger: cases in which a framework is known to be wrong, to crash or to refuse.
 
 Inside a record's predicate that oracle is not asked; everything else still is. A record names its
-cause, where upstream knows of it, and a script in tests/findings that shows it.
+cause, where upstream knows of it, and a script in tests/findings that shows it. A record applies to
+the versions that it names, on processors that have what it needs.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from reference.problem import ConvProblem
+from oracles.protocol import group_kind
+from reference.problem import ConvProblem, same_padding
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Divergence:
     """One confirmed, understood case.
 
     `versions` is a version specifier such as "==2.13.*", `upstream` a link or "not found upstream",
-    `script` the file in tests/findings that shows it, needing that framework only.
+    `script` the file in tests/findings that shows it, needing that framework only, `needs` the
+    processor flag, as in /proc/cpuinfo, without which it does not show ("" for none).
     """
 
     id: str
@@ -30,25 +34,187 @@ class Divergence:
     cause: str
     upstream: str
     script: str
+    needs: str = ""
 
-
-LEDGER: tuple[Divergence, ...] = ()
+    def covers(self, version: str) -> bool:
+        """Whether the record speaks of this version of its oracle, on this processor."""
+        return _in_range(self.versions, version) and (not self.needs or self.needs in cpu_flags())
 
 
 def find(oracle: str, version: str, problem: ConvProblem) -> Divergence | None:
     """The record of `oracle` at `version` that `problem` falls under, or None."""
     for record in LEDGER:
-        if (
-            record.oracle == oracle
-            and _covers(record.versions, version)
-            and record.applies(problem)
-        ):
+        if record.oracle == oracle and record.covers(version) and record.applies(problem):
             return record
     return None
 
 
 @functools.cache
-def _covers(versions: str, version: str) -> bool:
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of this processor, as Linux names them; none where it is not Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return frozenset(" ".join(line for line in lines if line.startswith("flags")).split())
+
+
+@functools.cache
+def _in_range(versions: str, version: str) -> bool:
     from packaging.specifiers import SpecifierSet  # comes with pytest; reference needs NumPy only
 
     return SpecifierSet(versions).contains(version, prereleases=True)
+
+
+def _one_output_column(p: ConvProblem) -> bool:
+    """One input channel, one output column that a wider kernel reaches with a stride of its own."""
+    out, stride = p.dy.shape[1:-1], p.params.stride
+    return (
+        p.dtype == "float32"
+        and p.params.rank >= 2
+        and p.x.shape[-1] == 1
+        and (p.params.rank == 3 or p.x.shape[0] > 1)
+        and p.kernel[-1] > 1
+        and p.params.dilation[-1] == 1
+        and stride[-1] > 1
+        and stride[-2] == 1
+        and out[-1] == 1
+        and out[-2] > 1
+    )
+
+
+def _strided_1x1(p: ConvProblem) -> bool:
+    """A strided kernel of one tap, few channels and, with one thread, more than 512 outputs."""
+    outputs = p.dy[0, ..., 0].size if p.dy.shape[0] else 0
+    return (
+        p.dtype == "float32"
+        and p.params.rank <= 2
+        and set(p.kernel) == {1}
+        and max(p.params.stride) > 1
+        and p.params.groups == 1
+        and p.x.shape[-1] < 16
+        and outputs > 512
+    )
+
+
+def _columns_in_padding(p: ConvProblem) -> bool:
+    """A bias, and no tap of any output reads input on the last axis, which is strided, dilated."""
+    stride, dilation, (lo, _) = p.params.stride[-1], p.params.dilation[-1], p.params.padding[-1]
+    outputs, size = p.dy.shape[-2], p.x.shape[-2]
+    cells = (o * stride + k * dilation - lo for o in range(outputs) for k in range(p.kernel[-1]))
+    return (
+        p.dtype == "float32"
+        and p.b is not None
+        and stride > 1
+        and dilation > 1
+        and outputs > 1
+        and all(low == high for low, high in p.params.padding)  # else F.pad comes first
+        and not any(0 <= cell < size for cell in cells)
+    )
+
+
+def _conv3d_same_tail(p: ConvProblem) -> bool:
+    """SAME padding that is not all zero, and an axis whose last cells no window needs."""
+    params = p.params
+    same = same_padding(p.spatial, p.kernel, params.stride, params.dilation)
+    reach = ((o - 1) * s + e for o, s, e in zip(p.dy.shape[1:-1], params.stride, p.extent))
+    return (
+        p.dtype == "float64"
+        and params.rank == 3
+        and set(params.dilation) == {1}
+        and params.padding == same != ((0, 0),) * 3
+        and any(cells < size for cells, size in zip(reach, p.spatial))
+    )
+
+
+def _empty_float32(p: ConvProblem) -> bool:
+    return p.dtype == "float32" and p.x.shape[0] == 0
+
+
+def _empty_float64_depthwise(p: ConvProblem) -> bool:
+    depthwise = p.params.rank == 2 and group_kind(p) == "depthwise"
+    return p.dtype == "float64" and p.x.shape[0] == 0 and depthwise
+
+
+LEDGER: tuple[Divergence, ...] = (
+    Divergence(
+        id="tensorflow-one-output-column",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_one_output_column,
+        kind="wrong",
+        cause="oneDNN's brg_conv_fwd leaves y unwritten or reads outside the input",
+        upstream="not found upstream",
+        script="tensorflow_one_output_column.py",
+        needs="avx512f",
+    ),
+    Divergence(
+        id="pytorch-one-output-column",
+        oracle="pytorch",
+        versions="==2.13.*",
+        applies=_one_output_column,
+        kind="wrong",
+        cause="oneDNN's brg_conv_fwd leaves y unwritten or reads outside the input",
+        upstream="not found upstream",
+        script="pytorch_one_output_column.py",
+        needs="avx512f",
+    ),
+    Divergence(
+        id="tensorflow-strided-1x1-filter-heap",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_strided_1x1,
+        kind="crash",
+        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
+        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
+        script="tensorflow_strided_1x1_filter_heap.py",
+    ),
+    Divergence(
+        id="pytorch-strided-1x1-filter-heap",
+        oracle="pytorch",
+        versions="==2.13.*",
+        applies=_strided_1x1,
+        kind="crash",
+        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
+        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
+        script="pytorch_strided_1x1_filter_heap.py",
+    ),
+    Divergence(
+        id="pytorch-columns-in-padding",
+        oracle="pytorch",
+        versions="==2.13.*",
+        applies=_columns_in_padding,
+        kind="crash",
+        cause="oneDNN's brgemm calls a kernel that it has not made, in perform_outwork",
+        upstream="https://github.com/pytorch/pytorch/issues/195394",
+        script="pytorch_columns_in_padding.py",
+    ),
+    Divergence(
+        id="tensorflow-conv3d-float64-same",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_conv3d_same_tail,
+        kind="wrong",
+        cause="conv3d's SAME does not clamp a negative total padding to 0",
+        upstream="not found upstream",
+        script="tensorflow_conv3d_float64_same.py",
+    ),
+    Divergence(
+        id="tensorflow-empty-batch-shape",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_empty_float32,
+        kind="wrong",
+        cause="the oneDNN kernels return the input's shape for an empty batch",
+        upstream="not found upstream",
+        script="tensorflow_empty_batch_shape.py",
+    ),
+    Divergence(
+        id="tensorflow-depthwise-empty-batch",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_empty_float64_depthwise,
+        kind="wrong",
+        cause="the filter gradient is allocated and never written",
+        upstream="https://github.com/tensorflow/tensorflow/pull/126484",
+        script="tensorflow_depthwise_empty_batch.py",
+    ),
+)

@@ -43,6 +43,8 @@ def grads(problem: ConvProblem) -> ConvGrads:
         if b is not None:
             y = tf.nn.bias_add(y, b)
     gradients = tape.gradient(y, inputs, output_gradients=tf.constant(problem.dy))
+    if None in gradients:
+        raise NotImplementedError(f"GradientTape gives no gradient for dtype {problem.dtype}")
     dx, dw, *db = (gradient.numpy() for gradient in gradients)
     return ConvGrads(dx, dw, db[0] if db else None, y.numpy())
 

@@ -2,6 +2,9 @@
 
 A box of an oracle's domain is narrowed to what it takes, then sizes are drawn so that the kernel
 always fits: padding, kernel, dilation and stride first, the input from the smallest that fits.
+Some problems have
+kernels of one tap, some have long axes, for long sums and what only shows from some size on, some
+have hardly more input than the kernel needs, for single outputs and windows in the padding only.
 Everything shrinks towards one cell, one channel, one tap, stride 1, no padding, data of zeros.
 """
 
@@ -27,7 +30,9 @@ _MAX_PADDING = {1: 9, 2: 6, 3: 3}
 _MAX_FURTHER_CELLS = {1: 12, 2: 6, 3: 3}
 _MAX_ELEMENTS = 4096
 # Channels of one group: mostly few, and now and then the counts around vector widths.
-_CHANNELS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
+_CHANNELS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
+# What a problem is like, as often as each is listed.
+_SHAPES = 6 * ("plain",) + ("pointwise", "long", "long pointwise", "tight", "tight pointwise")
 # One byte of data: small integers, zero first, so that most sums stay exact in any float type.
 _SMALL_INTEGERS = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
 # Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an
@@ -62,9 +67,14 @@ def problems_in_box(draw: DrawFn, box: Box, rank: int, dtype: str) -> ConvProble
         stride = stride or 1
     elif box.stride == "one":
         stride = 1
-    axes = [draw(_axes(box, rank, padding_kind, stride)) for _ in range(rank)]
-    spatial, kernel, strides, paddings, dilations = map(tuple, zip(*axes))
     limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
+    shape = draw(st.sampled_from(_SHAPES), label="shape")
+    most_taps = 1 if "pointwise" in shape else _MAX_TAPS[rank]
+    longest = int(limit ** (1 / rank)) if "long" in shape else 0
+    most_further = 1 if "tight" in shape else _MAX_FURTHER_CELLS[rank]
+    one_axis = _axes(box, rank, padding_kind, stride, most_taps, most_further, longest)
+    axes = [draw(one_axis) for _ in range(rank)]
+    spatial, kernel, strides, paddings, dilations = map(tuple, zip(*axes))
     groups, group_in, group_out = draw(
         _channels(box.groups, limit, spatial, kernel), label="channels"
     )
@@ -106,13 +116,27 @@ def integers(draw: DrawFn, shape: Sequence[int], dtype: str, label: str) -> Arra
 
 
 @st.composite
-def _axes(draw: DrawFn, box: Box, rank: int, padding_kind: str, stride: int | None) -> _Axis:
-    taps = draw(st.integers(1, _MAX_TAPS[rank]), label="taps")
+def _axes(
+    draw: DrawFn,
+    box: Box,
+    rank: int,
+    padding_kind: str,
+    stride: int | None,
+    most_taps: int,
+    most_further: int,
+    longest: int,
+) -> _Axis:
+    """One axis.
+
+    `most_further` is how many input cells it may have beyond the fewest that fit, or as many as
+    make `longest` cells in all.
+    """
+    taps = draw(st.integers(1, most_taps), label="taps")
     dilation = 1 if box.dilation == "one" else draw(st.integers(1, _MAX_DILATION[rank]))
     if stride is None:
         stride = draw(st.integers(1, _MAX_STRIDE[rank]), label="stride")
     extent = (taps - 1) * dilation + 1
-    further = draw(st.integers(0, _MAX_FURTHER_CELLS[rank]), label="further cells")
+    further = draw(st.integers(0, max(longest - extent, most_further)), label="further cells")
     if padding_kind == "same":
         cells = 1 + further
         [padding] = same_padding([cells], [taps], [stride], [dilation])

@@ -1,0 +1,163 @@
+"""The ledger tells the truth: each record matches problems, and its defect is still there."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import find, given, seed, settings
+
+from oracles import divergences, registry
+from oracles.divergences import LEDGER, Divergence
+from reference import ConvProblem
+from tests.support.strategies import problems
+
+
+def everywhere(problem: ConvProblem) -> bool:
+    """A predicate that always holds."""
+    return True
+
+
+FINDINGS = Path(__file__).resolve().parents[1] / "findings"
+SCRIPTS = sorted(path.name for path in FINDINGS.glob("*.py"))
+TIME_LIMIT = 120  # seconds for one script
+
+each_record = pytest.mark.parametrize("record", LEDGER, ids=lambda record: record.id)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a script said: whether the defect shows, and its words."""
+
+    shows: bool
+    words: str
+
+
+def run_script(path: Path) -> Finding:
+    """Run one script in a process of its own.
+
+    It shows its defect by printing a line "DEFECT: ...", by dying of a signal or by hanging; it
+    says "not reproduced" if the defect is absent; anything else is an error in the script.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, str(path)],
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(True, f"hangs for {TIME_LIMIT} s")
+    if done.returncode < 0:
+        return Finding(True, f"dies of signal {-done.returncode}")
+    if done.returncode == 1 and (defect := re.search(r"^DEFECT: .*", done.stdout, re.MULTILINE)):
+        return Finding(True, defect[0])
+    if done.returncode == 0 and "not reproduced" in done.stdout:
+        return Finding(False, "not reproduced")
+    raise AssertionError(f"{path.name} is broken: it exits with {done.returncode}\n{done.stderr}")
+
+
+def check_still_there(record: Divergence, version: str, directory: Path = FINDINGS) -> None:
+    """Fail if the defect is gone, or if its script is missing or broken."""
+    path = directory / record.script
+    assert path.exists(), f"{record.id}: the script {record.script} is missing"
+    assert run_script(path).shows, (
+        f"{record.id}: fixed in {record.oracle} {version}: remove the record from "
+        "oracles/divergences.py, or narrow its versions"
+    )
+
+
+@each_record
+def test_defect_is_still_there(record: Divergence) -> None:
+    """The script shows the defect in a throw-away process; a fixed one must leave the ledger."""
+    entry = registry.find(record.oracle)
+    if entry.version is None:
+        pytest.skip(entry.missing)
+    if not record.covers(entry.version):
+        needs = f" on a processor with {record.needs}" if record.needs else ""
+        pytest.skip(f"{record.id} is about {record.oracle} {record.versions}{needs}")
+    check_still_there(record, entry.version)
+
+
+@pytest.mark.parametrize("name", sorted({record.oracle for record in LEDGER}))
+def test_records_match_problems(name: str) -> None:
+    """Random problems that the oracle accepts meet every predicate: no record is dead."""
+    domain = registry.find(name).oracle.domain
+    unmet = {record.id: record.applies for record in LEDGER if record.oracle == name}
+
+    def meet(problem: ConvProblem) -> None:
+        for met in [record_id for record_id, applies in unmet.items() if applies(problem)]:
+            del unmet[met]
+
+    few = settings(max_examples=200, database=None, deadline=None)
+    for number, (rank, dtype) in itertools.product(range(20), domain.cells()):
+        if unmet:
+            seed(number)(few(given(problem=problems(domain, rank, dtype))(meet)))()
+    assert not unmet, f"no problem that {name} accepts matches {', '.join(unmet)}"
+
+
+@each_record
+def test_record_is_complete(record: Divergence) -> None:
+    """A known oracle, a cause, a link or the word that there is none."""
+    assert record.oracle in registry.names()
+    assert record.cause
+    assert record.upstream == "not found upstream" or record.upstream.startswith("https://")
+
+
+def test_ids_are_unique() -> None:
+    """No two records share an id."""
+    assert len({record.id for record in LEDGER}) == len(LEDGER)
+
+
+def test_every_finding_is_in_the_table() -> None:
+    """tests/findings/README.md has a row for every script."""
+    table = (FINDINGS / "README.md").read_text()
+    assert sorted(set(re.findall(r"\]\((\w+\.py)\)", table))) == SCRIPTS
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('not reproduced')", "fixed in pytorch 2.13.0: remove the record"),
+        ("import no_such_module", "is broken: it exits with 1"),
+        ("print('done')", "is broken: it exits with 0"),
+        (None, "the script script.py is missing"),
+    ],
+)
+def test_the_check_can_fail(code: str | None, words: str, tmp_path: Path) -> None:
+    """A fixed defect and a broken or missing script are errors."""
+    if code is not None:
+        (tmp_path / "script.py").write_text(code)
+    record = Divergence("id", "pytorch", "", everywhere, "crash", "", "", "script.py")
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        check_still_there(record, "2.13.0", tmp_path)
+
+
+@pytest.mark.parametrize("code", ["import os; os.abort()", "print('DEFECT: no'); exit(1)"])
+def test_a_defect_that_shows(code: str, tmp_path: Path) -> None:
+    """Death by a signal and the line DEFECT both show a defect."""
+    (tmp_path / "script.py").write_text(code)
+    assert run_script(tmp_path / "script.py").shows
+
+
+def test_versions_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record is silent about other versions, other processors and other oracles."""
+    record = Divergence(
+        "id", "pytorch", "==2.13.*", everywhere, "crash", "", "", "script.py", "avx512f"
+    )
+    monkeypatch.setattr(divergences, "LEDGER", (record,))
+    monkeypatch.setattr(divergences, "cpu_flags", lambda: frozenset({"avx512f"}))
+    problem: ConvProblem = find(
+        problems(registry.find("pytorch").oracle.domain, 1, "float32"), bool
+    )
+    assert divergences.find("pytorch", "2.13.0+cpu", problem) is record
+    assert divergences.find("pytorch", "2.14.0", problem) is None
+    assert divergences.find("tensorflow", "2.13.0", problem) is None
+    monkeypatch.setattr(divergences, "cpu_flags", frozenset)
+    assert divergences.find("pytorch", "2.13.0+cpu", problem) is None
