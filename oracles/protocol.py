@@ -33,7 +33,7 @@ class Box:
     dilation      "one" or "any"
     padding       "zero", "symmetric" (lo = hi on every axis) or "any"
     empty_batch   whether N = 0 is taken
-    max_elements  most elements that x and that w may have; None: no limit
+    max_elements  most elements that x and that w may have, at least 128; None: no limit
     """
 
     ranks: tuple[int, ...]
@@ -54,6 +54,8 @@ class Box:
                 raise ValueError(f"{name}={values!r}: must be a tuple of some of {allowed}")
         if not isinstance(self.dtypes, tuple) or not self.dtypes:
             raise ValueError(f'dtypes={self.dtypes!r}: must be a tuple such as ("float32",)')
+        if self.max_elements is not None and self.max_elements < 128:
+            raise ValueError(f"max_elements={self.max_elements}: must be None or at least 128")
         for name, kinds in _KINDS.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {kinds}")
@@ -64,8 +66,8 @@ class Box:
         stride, dilation, padding = params.stride, params.dilation, params.padding
         elements = max(problem.x.size, problem.w.size)
         checks = (
-            (params.rank in self.ranks, f"rank {params.rank}"),
             (problem.dtype.name in self.dtypes, f"dtype {problem.dtype}"),
+            (params.rank in self.ranks, f"rank {params.rank}"),
             (
                 group_kind(problem) in self.groups,
                 f"groups={params.groups} of C={problem.x.shape[-1]}",
@@ -108,8 +110,9 @@ class Domain:
         return self.refusal(problem) is None
 
     def refusal(self, problem: ConvProblem) -> str | None:
-        """Why no box takes `problem`, a reason per box that has its rank and dtype; else None."""
-        misfits = [box.misfit(problem) for box in self.boxes]
+        """Why no box takes `problem`, a reason for each that has its rank and dtype; else None."""
+        boxes = self.boxes_in(problem.params.rank, problem.dtype.name) or self.boxes
+        misfits = [box.misfit(problem) for box in boxes]
         if None in misfits:
             return None
         return "; ".join(dict.fromkeys(words for words in misfits if words))

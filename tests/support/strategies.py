@@ -31,6 +31,8 @@ _MAX_FURTHER_CELLS = {1: 12, 2: 6, 3: 3}
 _MAX_ELEMENTS = 4096
 # Channels of one group: mostly few, and now and then the counts around vector widths.
 _CHANNELS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
+# Fewest input channels of each kind of groups.
+_FEWEST: dict[GroupKind, int] = {"one": 1, "depthwise": 2, "some": 4}
 # What a problem is like, as often as each is listed.
 _SHAPES = 6 * ("plain",) + ("pointwise", "long", "long pointwise", "tight", "tight pointwise")
 # One byte of data: small integers, zero first, so that most sums stay exact in any float type.
@@ -70,9 +72,12 @@ def problems_in_box(draw: DrawFn, box: Box, rank: int, dtype: str) -> ConvProble
     limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
     shape = draw(st.sampled_from(_SHAPES), label="shape")
     most_taps = 1 if "pointwise" in shape else _MAX_TAPS[rank]
-    longest = int(limit ** (1 / rank)) if "long" in shape else 0
-    most_further = 1 if "tight" in shape else _MAX_FURTHER_CELLS[rank]
-    one_axis = _axes(box, rank, padding_kind, stride, most_taps, most_further, longest)
+    most_cells = int((limit // min(_FEWEST[kind] for kind in box.groups)) ** (1 / rank))
+    if "long" in shape:
+        most_further = most_cells
+    else:
+        most_further = 1 if "tight" in shape else _MAX_FURTHER_CELLS[rank]
+    one_axis = _axes(box, rank, padding_kind, stride, most_taps, most_further, most_cells)
     axes = [draw(one_axis) for _ in range(rank)]
     spatial, kernel, strides, paddings, dilations = map(tuple, zip(*axes))
     groups, group_in, group_out = draw(
@@ -124,19 +129,18 @@ def _axes(
     stride: int | None,
     most_taps: int,
     most_further: int,
-    longest: int,
+    most_cells: int,
 ) -> _Axis:
-    """One axis.
-
-    `most_further` is how many input cells it may have beyond the fewest that fit, or as many as
-    make `longest` cells in all.
-    """
-    taps = draw(st.integers(1, most_taps), label="taps")
-    dilation = 1 if box.dilation == "one" else draw(st.integers(1, _MAX_DILATION[rank]))
+    """One axis, with at most `most_further` input cells beyond the fewest that fit."""
+    taps = draw(st.integers(1, min(most_taps, most_cells)), label="taps")
+    most_dilation = 1 if box.dilation == "one" else _MAX_DILATION[rank]
+    if taps > 1:
+        most_dilation = min(most_dilation, (most_cells - 1) // (taps - 1))
+    dilation = draw(st.integers(1, most_dilation), label="dilation")
     if stride is None:
         stride = draw(st.integers(1, _MAX_STRIDE[rank]), label="stride")
     extent = (taps - 1) * dilation + 1
-    further = draw(st.integers(0, max(longest - extent, most_further)), label="further cells")
+    further = draw(st.integers(0, min(most_further, most_cells - extent)), label="further cells")
     if padding_kind == "same":
         cells = 1 + further
         [padding] = same_padding([cells], [taps], [stride], [dilation])
@@ -163,26 +167,23 @@ def _channels(
 ) -> tuple[int, int, int]:
     """Groups, and the input and output channels of each, so that x and w keep to `limit`."""
     cells, taps = math.prod(spatial), math.prod(kernel)
-    room = max(limit // cells, 1)  # for channels
-    kind = draw(st.sampled_from([k for k in kinds if k == "one" or room >= _FEWEST[k]] or kinds))
+    room = limit // max(cells, taps)  # for channels
+    kind = draw(st.sampled_from([kind for kind in kinds if _FEWEST[kind] <= room]))
     if kind == "one":
-        groups, group_in = 1, draw(st.sampled_from(_up_to(room)))
+        groups, group_in = 1, draw(st.sampled_from(_between(1, room)))
     elif kind == "depthwise":
-        groups, group_in = draw(st.sampled_from(_up_to(room)[1:] or [2])), 1
+        groups, group_in = draw(st.sampled_from(_between(2, room))), 1
     else:
-        group_in = draw(st.sampled_from(_up_to(room // 2)[1:] or [2]))
-        groups = draw(st.integers(2, max(min(room // group_in, 4), 2)))
-    group_out = draw(st.sampled_from(_up_to(limit // (taps * groups * group_in))))
+        group_in = draw(st.sampled_from(_between(2, room // 2)))
+        groups = draw(st.integers(2, min(room // group_in, 4)))
+    group_out = draw(st.sampled_from(_between(1, limit // (taps * groups * group_in))))
     return groups, group_in, group_out
 
 
-_FEWEST = {"depthwise": 2, "some": 4}  # channels
-
-
-def _up_to(most: int) -> list[int]:
-    return [count for count in _CHANNELS if count <= most] or [1]
+def _between(fewest: int, most: int) -> list[int]:
+    return [count for count in _CHANNELS if fewest <= count <= most]
 
 
 def _batches(most: int, empty: bool) -> list[int]:
     """Batch sizes to choose from: an empty one, which tells little, comes up now and then."""
-    return 3 * list(range(1, max(most, 1) + 1)) + ([0] if empty else [])
+    return 3 * list(range(1, most + 1)) + ([0] if empty else [])
