@@ -148,7 +148,7 @@ class Worker:
             first = error
         tries = FRESH_TRIES if isinstance(first, Crashed) else 1
         for number in range(1, tries + 1):
-            self._end_child()
+            self.end_child()
             try:
                 grads = self._ask(problem)
             except (Crashed, Hung) as error:
@@ -164,7 +164,7 @@ class Worker:
         self._log.close()
 
     def _end_zygote(self) -> None:
-        self._end_child()
+        self.end_child()
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -195,11 +195,11 @@ class Worker:
             if status == "answered":
                 return decode_grads(header, body)
         except TimeoutError:
-            self._end_child()
+            self.end_child()
             words = f"hangs: no answer within {self._time_limit:g} s"
             raise Hung(words, log=self._log_tail()) from None
         except Malformed:
-            self._end_child()
+            self.end_child()
             raise
         if status == "raised":
             raise Raised(f"raises {words}", log=str(header.get("traceback", "")))
@@ -232,7 +232,7 @@ class Worker:
     def _forget_child(self) -> str:
         """Let go of a child that ended or closed its channel; returns the words for it."""
         ended = self._ended
-        self._end_child()
+        self.end_child()
         return _ending(ended["status"]) if ended else "closes its channel without an answer"
 
     def _ready_channel(self) -> socket.socket:
@@ -314,7 +314,7 @@ class Worker:
         self._end_zygote()
         return words
 
-    def _end_child(self) -> None:
+    def end_child(self) -> None:
         """Kill the child, if there is one, and all that it started."""
         if self._channel is None:
             return

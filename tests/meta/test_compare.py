@@ -1,0 +1,211 @@
+"""The judge is judged: what counts as a difference, what a message crosses, who stands trial."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from oracles.compare import first_difference, judge
+from oracles.protocol import Box, Domain, Malformed, Oracle
+from oracles.registry import connect, entries, find
+from oracles.wire import Inbox, decode_grads, decode_problem, encode_grads, encode_problem, frame
+from oracles.worker import InProcess
+from reference import ConvGrads, ConvParams, ConvProblem
+from tests.support import zoo
+
+ZEROS = np.zeros((2, 3), np.float32)
+
+
+def changed(index: tuple[int, int], value: float) -> np.ndarray:
+    """Zeros but for one element."""
+    array = ZEROS.copy()
+    array[index] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("got", "difference"),
+    [
+        (ZEROS, None),
+        (-ZEROS, None),  # -0.0 equals 0.0
+        (ZEROS.T, "shape = (3, 2), but should be (2, 3)"),
+        (ZEROS[None], "shape = (1, 2, 3), but should be (2, 3)"),
+        (ZEROS.astype(np.float64), "dtype = float64, but should be float32"),
+        (changed((1, 2), 1e-45), (1, 2)),  # the smallest subnormal is not zero
+        (changed((1, 0), np.nan), (1, 0)),
+        (changed((0, 1), np.inf), (0, 1)),
+    ],
+)
+def test_first_difference(got: np.ndarray, difference: object) -> None:
+    """Shape, then dtype, then values, without any tolerance."""
+    assert first_difference(got, ZEROS) == difference
+
+
+def test_nan_agrees_with_nothing() -> None:
+    """Not even with NaN."""
+    nan = changed((0, 0), np.nan)
+    assert first_difference(nan, nan) == (0, 0)
+
+
+def one_tap(**changes: object) -> ConvProblem:
+    """A problem of one element each."""
+    one = np.ones((1, 1, 1), np.float32)
+    return ConvProblem(
+        **{"x": 2 * one, "w": 3 * one, "b": None, "dy": 5 * one, **changes},
+        params=ConvParams((1,), ((0, 0),), (1,)),
+    )
+
+
+def test_the_message_tells_who_where_and_by_how_much() -> None:
+    """One grammar; the adjoint identity that is broken needs no reference at all."""
+    wrong = zoo.Bad(lambda p: ConvGrads(np.full_like(p.x, 7), p.dy * p.x, None, p.x * p.w))
+    verdict = judge(named(wrong), one_tap(), witnesses=[connect(find("numerical"))])
+    assert verdict.message == (
+        "mine dx[0, 0, 0] = 7, but should be 15 (allowed 0; 1 of 1 elements differ; "
+        "reference, numerical, exact agree) [1-D float32, x (1, 1, 1), w (1, 1, 1), no bias, "
+        "stride (1,), padding ((0, 0),), dilation (1,), groups 1]\n"
+        "<dx, x> = 14, but <dy, conv(x, w)> = 30"
+    )
+    assert verdict.results == {"dx": False, "dw": True, "db": None, "y": True}
+
+
+def test_a_missing_db_is_malformed() -> None:
+    """A problem with a bias asks for db; one without does not."""
+    lazy = zoo.Bad(lambda p: ConvGrads(p.dy * p.w, p.dy * p.x, None))
+    assert judge(named(lazy), one_tap()).kind == "agrees"
+    verdict = judge(named(lazy), one_tap(b=np.ones(1, np.float32)))
+    assert verdict.kind == "malformed"
+    assert "db a NoneType" in verdict.message
+
+
+def named(oracle: Oracle) -> InProcess:
+    """An oracle object in this process, called "mine"."""
+    return InProcess("mine", oracle)
+
+
+def test_problems_survive_the_wire() -> None:
+    """Every array and parameter arrives, none shared, with no bias as no bias."""
+    for b in (None, np.float64([1, 2])):
+        problem = ConvProblem(
+            np.arange(6.0).reshape(1, 3, 2),
+            np.ones((2, 1, 2)),
+            b,
+            np.zeros((1, 3, 2)),
+            ConvParams((1,), ((0, 1),), (1,), 2),
+        )
+        inbox = Inbox(1 << 20)
+        data = encode_problem(problem)
+        for start in range(0, len(data), 7):  # in pieces
+            assert inbox.message() is None
+            inbox.feed(data[start : start + 7])
+        again = decode_problem(*inbox.message())
+        assert again.params == problem.params
+        assert (again.b is None) == (b is None)
+        for name in ("x", "w", "dy"):
+            assert np.array_equal(getattr(again, name), getattr(problem, name))
+        again.x[...] = 9
+        assert problem.x[0, 0, 0] == 0
+
+
+def answer(arrays: object, body: bytes = b"") -> bytes:
+    """A message that claims to hold these arrays."""
+    return frame({"status": "answered", "arrays": arrays}, body)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xff" * 64, "bytes, of at most"),
+        (b"\0\0\0\4" + b"\0" * 8 + b"oops", "a header that is not JSON"),
+        (frame([1]), "a header that is a list"),  # type: ignore[arg-type]
+        (frame({"status": "answered"}), "arrays that cannot be read"),
+        (answer([["dx", "|O8", [1]]], b"\0" * 8), "dx has dtype '|O8'"),
+        (answer([["dx", "<f4", [-1]]]), "dx has dtype '<f4' and shape [-1]"),
+        (answer([["dx", "<f4", [1 << 60]]]), "arrays that cannot be read"),
+        (answer([["dx", "<f4", "ab"]]), "arrays that cannot be read"),
+        (answer([["dx", "<f4", [1]]], b"\0" * 4), r"the arrays ['dx'], not with dx, dw, db, y"),
+        (answer([["dx", "<f4", [1]], ["dw", "<f4", [1]]], b"\0" * 9), "9 bytes where its arrays"),
+        (answer([["dx", "<f4", [0]], ["dw", "<f4", [0]], ["e", "<f4", [0]]]), "the arrays ['dw'"),
+    ],
+)
+def test_garbage_is_malformed(data: bytes, words: str) -> None:
+    """What is no answer is named; nothing of it is executed or believed."""
+    inbox = Inbox(limit=1 << 20)
+    inbox.feed(data)
+    with pytest.raises(Malformed) as caught:
+        decode_grads(*inbox.message())
+    assert words in str(caught.value)
+
+
+def test_half_a_message_is_none() -> None:
+    """A message counts when it is whole."""
+    data = encode_grads(ConvGrads(ZEROS, ZEROS, None))
+    inbox = Inbox(limit=1 << 20)
+    inbox.feed(data[:-1])
+    assert inbox.message() is None
+    inbox.feed(data[-1:])
+    grads = decode_grads(*inbox.message())
+    assert grads.db is None
+    assert np.array_equal(grads.dx, ZEROS)
+
+
+def test_messages_are_not_pickle() -> None:
+    """The header can be read with nothing but JSON."""
+    data = encode_grads(ConvGrads(ZEROS, ZEROS, None))
+    header = json.loads(data[12 : 12 + int.from_bytes(data[:4], "big")])
+    assert header["arrays"] == [["dx", "<f4", [2, 3]], ["dw", "<f4", [2, 3]]]
+
+
+def test_every_oracle_in_the_tree_is_one() -> None:
+    """The three names, a domain with cells, and an install line where there is a distribution."""
+    names = [entry.name for entry in entries()]
+    assert names == sorted(names)
+    assert {"numerical", "pytorch", "tensorflow"} <= set(names)
+    for entry in entries():
+        assert isinstance(entry.oracle, Oracle)
+        assert entry.oracle.domain.cells()
+        assert entry.ours == (entry.oracle.distribution is None)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Box(ranks=(4,), dtypes=("float32",)), "ranks=(4,): must be a tuple of some of"),
+        (lambda: Box(ranks=(), dtypes=("float32",)), "ranks=(): must be a tuple of some of"),
+        (lambda: Box(ranks=(1,), dtypes="float32"), "dtypes='float32': must be a tuple such as"),
+        (lambda: Box((1,), ("float32",), groups=("two",)), "groups=('two',): must be a tuple"),
+        (lambda: Box((1,), ("float32",), stride="two"), "stride='two': must be one of"),
+        (lambda: Box((1,), ("float32",), max_elements=0), "max_elements=0: must be None or at"),
+    ],
+)
+def test_a_malformed_box(make: object, words: str) -> None:
+    """A domain that says nothing sensible is refused where it is written."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
+
+
+def test_domain_needs_a_box() -> None:
+    """An empty domain accepts nothing, so it is a mistake."""
+    with pytest.raises(TypeError, match="must be given one Box or more"):
+        Domain()
+
+
+def test_a_refusal_names_what_does_not_fit() -> None:
+    """Of boxes with the problem's rank and dtype, each says what it will not take."""
+    domain = Domain(
+        Box(ranks=(1,), dtypes=("float32",), stride="one"),
+        Box(ranks=(1,), dtypes=("float32",), padding="zero"),
+        Box(ranks=(2,), dtypes=("float32",)),
+    )
+    x, w, dy = np.zeros((1, 3, 1)), np.zeros((1, 1, 1)), np.zeros((1, 3, 1))
+    params = ConvParams((2,), ((1, 1),), (1,))
+    problem = ConvProblem(
+        *(a.astype(np.float32) for a in (x, w)), None, dy.astype(np.float32), params
+    )
+    assert domain.refusal(problem) == (
+        "stride=(2,) (must be one); padding=((1, 1),) (must be zero)"
+    )
+    assert not domain.accepts(problem)
