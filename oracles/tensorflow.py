@@ -55,7 +55,9 @@ def _forward(problem: ConvProblem, x: Tensor, w: Tensor) -> Tensor:
     params = problem.params
     stride, dilation = list(params.stride), list(params.dilation)
     depthwise = _is_depthwise_conv2d(problem)
-    padding: Any = _padding(problem, takes_explicit=depthwise or params.rank == 2)
+    # conv2d: "Gradients for grouped convolutions are not supported" with explicit padding
+    takes_explicit = depthwise or (params.rank == 2 and params.groups == 1)
+    padding: Any = _padding(problem, takes_explicit=takes_explicit)
     if padding == "EXPLICIT":
         padding = [[0, 0], *map(list, params.padding), [0, 0]]
     elif padding == "tf.pad":

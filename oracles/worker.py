@@ -198,7 +198,7 @@ class Worker:
             self.end_child()
             words = f"hangs: no answer within {self._time_limit:g} s"
             raise Hung(words, log=self._log_tail()) from None
-        except Malformed:
+        except BaseException:  # an answer that still comes would be taken for the next one's
             self.end_child()
             raise
         if status == "raised":

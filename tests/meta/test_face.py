@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -160,6 +162,32 @@ def test_workers_of_xdist_are_added_up() -> None:
     arguments = ("--oracle", "numerical", EXACT, "-k", "float32")
     alone, spread = run_pytest(*arguments)[1], run_pytest(*arguments, "-n", "2")[1]
     assert rows(alone)["numerical"][1] == rows(spread)["numerical"][1] == "150"
+
+
+def test_progress_on_a_terminal(tmp_path: Path) -> None:
+    """On a terminal a line below pytest's own says what is slow; it is gone at the end."""
+    name = "tests.support.zoo:slow_start"
+    command = [sys.executable, "-m", "pytest", "-v", "--oracle", name, EXACT, "-k", "1d-float32"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "SLOW_START": "3", "COLUMNS": "120"},
+        stdout=theirs,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        output = b""
+        with contextlib.suppress(OSError):  # how a terminal says that it is closed
+            while data := os.read(ours, 4096):
+                output += data
+    os.close(ours)
+    text = output.decode()
+    assert re.search(rf"\d s · importing {name} · 0 problems so far · test_exact", text)
+    assert "agreement with the NumPy reference" in text
+    assert "┃ oracle" in re.sub(r"\x1b\[[0-9;]*m", "", text)  # the table of a terminal
+    *_, last = re.findall(r"\x1b\[2K([^\x1b\r\n]*)", text)
+    assert last == ""
 
 
 def test_time_limit_of_nothing() -> None:

@@ -31,6 +31,7 @@ PROBLEM = ConvProblem(
 )
 VERDICTS = {
     "right": ("agrees", ""),
+    "slow_start": ("agrees", ""),
     "segfaults": ("crashes", r"crashes with SIGSEGV, again in fresh process 1 of 3 \[2-D float32"),
     "aborts": ("crashes", "crashes with SIGABRT, again"),
     "exits": ("crashes", "exits with code 0, again"),

@@ -48,7 +48,7 @@ class Progress:
         """Wipe the line before pytest prints a result."""
         with self._lock:
             self._wipe()
-            if report.when != "call" or report.failed:
+            if report.when == "teardown":
                 self._test = ""
         return (yield)
 
@@ -73,9 +73,10 @@ class Progress:
     def _text(self) -> str:
         verification = self._verification
         parts = [
-            f"{self._test} {time.monotonic() - self._since:.0f} s",
+            f"{time.monotonic() - self._since:.0f} s",
             verification.activity,
             f"{verification.tally.problems:,} problems so far",
+            self._test,
         ]
         return "  " + " · ".join(part for part in parts if part)
 

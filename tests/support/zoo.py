@@ -38,6 +38,19 @@ def right(problem: ConvProblem) -> Any:
     return reference_grads(problem)
 
 
+class SlowStart(Bad):
+    """An oracle that takes as many seconds to import as SLOW_START says."""
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Asked for where the process imports; takes its time."""
+        time.sleep(float(os.environ.get("SLOW_START", "0")))
+        return ()
+
+
+slow_start = SlowStart(reference_grads)
+
+
 @Bad
 def segfaults(problem: ConvProblem) -> Any:
     """Reads address zero."""
