@@ -268,17 +268,16 @@ class Worker:
             while (event := self._read_event(deadline))["event"] != "forked":
                 if event["event"] == "failed":
                     raise NotStarted(f"does not start: {event['message']}")
-        except (Crashed, TimeoutError, NotStarted, OSError) as error:
+        except (Crashed, TimeoutError, NotStarted) as error:
             ours.close()
-            log = self._log_tail()
             self._end_zygote()
-            if not isinstance(error, NotStarted):
-                what = (
-                    f"no import within {START_LIMIT:g} s"
-                    if isinstance(error, TimeoutError)
-                    else error
-                )
-                error = NotStarted(f"does not start: {what}; it wrote: {log or 'nothing'}")
+            if started:
+                raise Crashed(str(error) or "loses its zygote, which hangs") from None
+            if isinstance(error, TimeoutError):
+                error = NotStarted(f"does not start: no import within {START_LIMIT:g} s")
+            elif isinstance(error, Crashed):
+                log = self._log_tail() or "nothing"
+                error = NotStarted(f"does not start: {error}; it wrote: {log}")
             self._never_started = error
             raise error from None
         finally:
