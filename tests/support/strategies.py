@@ -64,11 +64,9 @@ def problems(domain: Domain, rank: int, dtype: str) -> SearchStrategy[ConvProble
 def problems_in_box(draw: DrawFn, box: Box, rank: int, dtype: str) -> ConvProblem:
     """Problems of one rank and dtype in `box`, shrinking towards the smallest one."""
     padding_kind = draw(st.sampled_from(_padding_kinds(box)), label="padding kind")
-    stride = draw(st.none() | st.integers(1, _MAX_STRIDE[rank])) if box.stride == "equal" else None
-    if box.stride == "equal":
-        stride = stride or 1
-    elif box.stride == "one":
-        stride = 1
+    most_stride = 1 if box.stride == "one" else _MAX_STRIDE[rank]
+    equal = st.none() if box.stride == "any" else st.integers(1, most_stride)
+    stride = draw(equal, label="stride of all axes")
     limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
     shape = draw(st.sampled_from(_SHAPES), label="shape")
     most_taps = 1 if "pointwise" in shape else _MAX_TAPS[rank]
