@@ -42,8 +42,8 @@ class ConvParams:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        stride = _positive_per_axis("stride", self.stride)
-        dilation = _positive_per_axis("dilation", self.dilation)
+        stride = _sizes("stride", self.stride, least=1)
+        dilation = _sizes("dilation", self.dilation, least=1)
         padding = _pairs("padding", self.padding)
         if len(stride) not in RANKS:
             raise ValueError(f"stride={stride}: must have 1, 2 or 3 axes, one entry each")
@@ -182,16 +182,13 @@ def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParam
     axes differ from the rank of `params`, a size is out of range, or the dilated kernel does not
     fit the padded input.
     """
+    spatial, kernel = _sizes("spatial", spatial, least=0), _sizes("kernel", kernel, least=1)
     for name, sizes in (("spatial", spatial), ("kernel", kernel)):
         if len(sizes) != params.rank:
             raise ValueError(
-                f"{name}={tuple(sizes)}: has {_axes(len(sizes))}, but params are of rank "
-                f"{params.rank} (stride={params.stride})"
+                f"{name}={sizes}: has {_axes(len(sizes))}, but params are of rank {params.rank} "
+                f"(stride={params.stride})"
             )
-    if min(kernel) < 1:
-        raise ValueError(f"kernel={tuple(kernel)}: every size must be at least 1")
-    if min(spatial) < 0:
-        raise ValueError(f"spatial={tuple(spatial)}: no size may be negative")
     out = []
     for axis, (size, taps, stride, (lo, hi), dilation) in enumerate(
         zip(spatial, kernel, params.stride, params.padding, params.dilation)
@@ -200,7 +197,7 @@ def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParam
         padded = size + lo + hi
         if padded < extent:
             raise ValueError(
-                f"kernel={tuple(kernel)}: on axis {axis} it spans {extent} cells with dilation "
+                f"kernel={kernel}: on axis {axis} it spans {extent} cells with dilation "
                 f"{dilation}, but the padded input has {size} + {lo} + {hi} = {padded}; make the "
                 f"input larger, the kernel smaller, or add {extent - padded} to the padding"
             )
@@ -219,16 +216,14 @@ def same_padding(
     All arguments have one entry per spatial axis. Source: TensorFlow, "Notes on padding" in the
     documentation of tf.nn, with the kernel's dilated extent in the place of its size.
     """
-    lengths = {
-        "spatial": len(spatial),
-        "kernel": len(kernel),
-        "stride": len(stride),
-        "dilation": len(dilation),
+    sizes = {
+        "spatial": _sizes("spatial", spatial, least=0),
+        "kernel": _sizes("kernel", kernel, least=1),
+        "stride": _sizes("stride", stride, least=1),
+        "dilation": _sizes("dilation", dilation, least=1),
     }
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"same_padding: all arguments must have as many axes, got {lengths}")
-    for name, values in (("kernel", kernel), ("stride", stride), ("dilation", dilation)):
-        _positive_per_axis(name, values)
+    if len(set(map(len, sizes.values()))) != 1:
+        raise ValueError(f"same_padding: all arguments must have as many axes, got {sizes}")
     pairs = []
     for size, taps, step, gap in zip(spatial, kernel, stride, dilation):
         total = max((-(-size // step) - 1) * step + (taps - 1) * gap + 1 - size, 0)
@@ -363,16 +358,16 @@ def _integer(name: str, value: object) -> int:
 def _entries(name: str, value: object, form: str) -> tuple[object, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(
-            f"{name}={value!r}: must be a tuple with {form} per spatial axis; "
-            f"ConvParams.of(x.shape, w.shape, {name}={value!r}) works out short forms"
+            f"{name}={value!r}: must be a tuple with {form} per spatial axis; short forms of "
+            "parameters are worked out by ConvParams.of(x.shape, w.shape, ...)"
         )
     return tuple(value)
 
 
-def _positive_per_axis(name: str, value: object) -> Size:
+def _sizes(name: str, value: object, *, least: int) -> Size:
     sizes = tuple(_integer(name, entry) for entry in _entries(name, value, "one int"))
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"{name}={sizes}: every entry must be at least 1")
+    if any(size < least for size in sizes):
+        raise ValueError(f"{name}={sizes}: every entry must be at least {least}")
     return sizes
 
 

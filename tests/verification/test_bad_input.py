@@ -40,8 +40,8 @@ PARAMS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: ConvParams(stride=2),
         TypeError,
-        "stride=2: must be a tuple with one int per spatial axis; "
-        "ConvParams.of(x.shape, w.shape, stride=2) works out short forms",
+        "stride=2: must be a tuple with one int per spatial axis; short forms of parameters are "
+        "worked out by ConvParams.of(x.shape, w.shape, ...)",
     ),
     (
         lambda: ConvParams(dilation=(1, -1)),
@@ -51,8 +51,8 @@ PARAMS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: ConvParams(padding="SAME"),
         TypeError,
-        "padding='SAME': must be a tuple with one (lo, hi) pair per spatial axis; "
-        "ConvParams.of(x.shape, w.shape, padding='SAME') works out short forms",
+        "padding='SAME': must be a tuple with one (lo, hi) pair per spatial axis; short forms of "
+        "parameters are worked out by ConvParams.of(x.shape, w.shape, ...)",
     ),
     (
         lambda: ConvParams(padding=(1, 1)),
@@ -100,13 +100,23 @@ PARAMS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: output_size((4, 4), (3, 0), ConvParams()),
         ValueError,
-        "kernel=(3, 0): every size must be at least 1",
+        "kernel=(3, 0): every entry must be at least 1",
     ),
     (
         lambda: same_padding((4, 4), (3, 3), (1,), (1, 1)),
         ValueError,
         "same_padding: all arguments must have as many axes, got "
-        "{'spatial': 2, 'kernel': 2, 'stride': 1, 'dilation': 2}",
+        "{'spatial': (4, 4), 'kernel': (3, 3), 'stride': (1,), 'dilation': (1, 1)}",
+    ),
+    (
+        lambda: output_size((4.0, 4), (3, 3), ConvParams()),
+        TypeError,
+        "spatial=4.0: must be an int, got float",
+    ),
+    (
+        lambda: output_size((-1, 4), (3, 3), ConvParams()),
+        ValueError,
+        "spatial=(-1, 4): every entry must be at least 0",
     ),
     (
         lambda: same_padding((4,), (3,), (0,), (1,)),
