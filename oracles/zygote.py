@@ -20,11 +20,14 @@ import signal
 import socket
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from oracles import registry
 from oracles.protocol import Malformed, Oracle, check_answer
 from oracles.wire import Inbox, decode_problem, encode_grads, frame
+
+MEMORY_LIMIT = 8 << 30  # bytes that computing may map beyond what the import has
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -101,6 +104,7 @@ def _fork_child(control: socket.socket, channel: socket.socket, oracle: Oracle) 
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             _die_with_parent()
+            _limit_memory()
             faulthandler.enable()
             serve(channel, oracle)
         except BaseException:
@@ -134,6 +138,14 @@ def _kill_group(pid: int) -> None:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _limit_memory() -> None:
+    """Let this process map MEMORY_LIMIT more than it has; what asks for more gets a MemoryError."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_LIMIT, mapped + MEMORY_LIMIT))
 
 
 def _tell(control: socket.socket, **event: Any) -> None:

@@ -38,6 +38,7 @@ VERDICTS = {
     "raises": ("raises", r"raises NotImplementedError: no kernel for this \["),
     "calls_sys_exit": ("raises", "raises SystemExit: enough"),
     "hangs": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
+    "eats_memory": ("raises", "MemoryError: Unable to allocate 256. MiB"),
     "forks_a_child_that_stays": ("crashes", "crashes with SIGKILL, again"),
     "answers_a_list": ("malformed", "answers with dx a list, not a NumPy array"),
     "answers_none": ("malformed", "answers with a NoneType, not with a ConvGrads"),

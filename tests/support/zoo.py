@@ -109,6 +109,14 @@ def hangs(problem: ConvProblem) -> Any:
 
 
 @Bad
+def eats_memory(problem: ConvProblem) -> Any:
+    """Allocates without end."""
+    hoard = []
+    while True:
+        hoard.append(np.empty(1 << 28, np.uint8))
+
+
+@Bad
 def forks_a_child_that_stays(problem: ConvProblem) -> Any:
     """Leaves a process behind, which holds the channel open, and dies."""
     if os.fork() == 0:
