@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 import pytest
 
 from oracles.compare import RESULTS, Verdict
+from oracles.protocol import describe
 from oracles.registry import Entry
 from oracles.worker import Incident
 
@@ -68,8 +69,10 @@ class Tally:
 
     def add_incident(self, incident: Incident) -> None:
         """Keep what was seen once, with all that is known of it."""
+        problem = incident.problem
+        at = f" [{describe(problem)}]" if problem is not None else ""
         log = f"\nits process wrote:\n{incident.log}" if incident.log else ""
-        self.incidents.append(f"{incident.oracle} {incident.words}\n{incident.problem!r}{log}")
+        self.incidents.append(f"{incident.oracle} {incident.words}{at}\n{problem!r}{log}")
 
     def to_json(self) -> str:
         """Everything, for another process."""
@@ -114,9 +117,11 @@ def write_summary(
         rows = table_rows(entries, tally)
         draw = rich_table if reporter.isatty else plain_table
         reporter.write_line(draw(rows, reporter._tw.fullwidth))
-    for incident in tally.incidents:
+    if tally.incidents:
         reporter.section("seen once: a process died and nobody knows why", red=True)
-        reporter.write_line(incident)
+        for incident in tally.incidents:
+            reporter.write_line(f"{incident}\n")
+        reporter.write_line("No test could be blamed for this, but the run is red: exit code 1.")
 
 
 def plain_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
