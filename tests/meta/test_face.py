@@ -85,10 +85,10 @@ def without_tensorflow(tmp_path: Path) -> dict[str, str]:
 
 
 def test_missing_by_default_is_skipped(without_tensorflow: dict[str, str]) -> None:
-    """Header, skip and table say that it is not installed, and how to install it."""
+    """Header, skip and summary say that it is not installed, and how to install it."""
     code, output = run_pytest("-rs", EXACT, "-k", "1d-float32", **without_tensorflow)
     assert code == pytest.ExitCode.OK
-    assert output.count(INSTALL_LINE) == 2
+    assert output.count(INSTALL_LINE) == 3
     assert "oracles: numerical, pytorch 2." in output
     assert rows(output)["tensorflow"][0] == "not installed"
     assert "2 passed, 1 skipped" in output

@@ -117,6 +117,9 @@ def write_summary(
         rows = table_rows(entries, tally)
         draw = rich_table if reporter.isatty else plain_table
         reporter.write_line(draw(rows, reporter._tw.fullwidth))
+        for entry in entries:
+            if not entry.installed:
+                reporter.write_line(entry.missing)
     if tally.incidents:
         reporter.section("seen once: a process died and nobody knows why", red=True)
         for incident in tally.incidents:
