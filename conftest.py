@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hypothesis
 import pytest
 
@@ -11,6 +13,7 @@ from tests.support.progress import Progress
 from tests.support.reporting import Tally, write_summary
 from tests.support.verification import Verification
 
+REGRESSIONS = Path(__file__).parent / "tests" / "regressions"
 ENTRIES = pytest.StashKey[list[registry.Entry]]()
 VERIFICATION = pytest.StashKey[Verification]()
 PROGRESS = pytest.StashKey[Progress]()
@@ -36,6 +39,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="ask frameworks in pytest's own process, for a debugger; a crash ends the run",
     )
     group.addoption(
+        "--replay",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="ask only for this kept counterexample (repeatable)",
+    )
+    group.addoption(
+        "--regressions",
+        metavar="DIR",
+        help="where counterexamples are kept and read (default: tests/regressions)",
+    )
+    group.addoption(
         "--time-limit",
         type=float,
         default=TIME_LIMIT,
@@ -58,6 +73,10 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.load_profile("dev")
     if config.getoption("--time-limit") <= 0:
         raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: must be above 0")
+    replay = [Path(name) for name in config.getoption("--replay")]
+    absent = [str(path) for path in replay if not path.is_file()]
+    if absent:
+        raise pytest.UsageError(f"--replay {', '.join(absent)}: no such file")
     asked = config.getoption("--oracle")
     try:
         entries = [registry.find(name) for name in asked] if asked else registry.entries()
@@ -72,6 +91,8 @@ def pytest_configure(config: pytest.Config) -> None:
         Tally(),
         in_process=config.getoption("--in-process"),
         time_limit=config.getoption("--time-limit"),
+        regressions=Path(config.getoption("--regressions") or REGRESSIONS),
+        replay=replay,
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
@@ -102,6 +123,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             params.append(pytest.param(*values, marks=marks, id=name))
     names = ("oracle", "rank", "dtype") if cells else ("oracle",)
     metafunc.parametrize(names, params, indirect=["oracle"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --replay, only what replays."""
+    if config.getoption("--replay"):
+        others = [item for item in items if item.path.name != "test_kept.py"]
+        items[:] = [item for item in items if item.path.name == "test_kept.py"]
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,13 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from oracles.registry import Entry, find
+from tests.support.regressions import load
 from tests.support.reporting import COLUMNS, Tally, plain_table, rich_table, table_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,20 +31,23 @@ def version(name):
 
 importlib.metadata.version = version
 """
+WRONG_DX = r"dx\[0, 0, \d\] = -?\d, but should be -?\d"
 INSTALL_LINE = "tensorflow is not installed: pip install -c constraints.txt tensorflow-cpu"
 
 
 def run_pytest(*arguments: str, **environment: str) -> tuple[int, str]:
-    """Exit code and output of a pytest run of its own, on no terminal."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """Exit code and output of a pytest run of its own, on no terminal, which keeps nothing."""
+    with tempfile.TemporaryDirectory() as nowhere:
+        keep = f"--regressions={nowhere}"  # one given in `arguments` comes after it and counts
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", keep, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -109,19 +114,44 @@ def test_a_wrong_oracle_turns_the_run_red() -> None:
     name = "tests.support.mutants:group_offset"
     code, output = run_pytest("--oracle", name, "--oracle", "numerical", EXACT, "-k", "1d-float32")
     assert code == pytest.ExitCode.TESTS_FAILED
-    assert re.search(
-        rf"Disagreement: {name} dx\[0, 0, 0\] = 0, but should be 1 \(allowed 0; ", output
-    )
-    assert "reference, numerical, exact agree) [1-D float32, x (1, 1, 2)" in output
+    verdict = re.search(rf"Disagreement: {name} {WRONG_DX} \(allowed 0; .*", output)
+    assert verdict is not None
+    assert "reference, numerical, exact agree) [1-D float32, x (1, 1, " in verdict[0]
     table = rows(output)
     assert table[name][2:6] == ["failed", "exact", "exact", "exact"]
     assert table["numerical"][2:6] == ["exact", "exact", "exact", "-"]
-    script = output[output.index("import numpy as np") :].partition("\n\ntests/")[0]
+    script = "import numpy as np" + output.partition("import numpy as np")[2]
+    script = "".join(script.partition(".check()")[:2])
     script = re.sub(r"^E {0,3}", "", script, flags=re.MULTILINE)
     again = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert f"Disagreement: {name} dx[0, 0, 0] = 0, but should be 1" in again.stderr
+    assert verdict[0].partition(" (allowed")[0] in again.stderr
+
+
+def test_a_failure_is_kept_and_replayed(tmp_path: Path) -> None:
+    """The shrunk problem is in a file; it comes first in the next run, or alone."""
+    name = "tests.support.mutants:group_offset"
+    options = (f"--regressions={tmp_path}", "--oracle", name, "--oracle", "numerical")
+    code, output = run_pytest(*options, EXACT, "-k", "1d-float32")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    [kept] = tmp_path.iterdir()
+    assert re.fullmatch(r"tests-support-mutants-group_offset-differs-\w{12}\.json", kept.name)
+    assert f"kept; to see it again: pytest --replay={kept}" in output
+    assert re.match(f"{name} {WRONG_DX}", load(kept).message)
+    for arguments in (["tests/verification/test_kept.py"], [f"--replay={kept}"]):
+        code, output = run_pytest(*options, *arguments)
+        assert code == pytest.ExitCode.TESTS_FAILED
+        assert f"Disagreement: {load(kept).message.splitlines()[0]}" in output
+        assert rows(output)["numerical"][1:3] == ["1", "exact"]
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_replay_of_nothing() -> None:
+    """A file that is not there is an error, not a green run."""
+    code, output = run_pytest("--replay=no.json")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "--replay no.json: no such file" in output
 
 
 def test_a_crashing_oracle_does_not_end_the_run() -> None:

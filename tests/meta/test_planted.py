@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ MUTANTS = {
 def verdict_on(name: str, rank: int) -> Verdict:
     """The verdict of the real verification on a mutant, shrunk."""
     entry = find(f"tests.support.mutants:{name}")
-    verification = Verification([entry, find("numerical")], Tally(), in_process=True, time_limit=30)
+    verification = Verification(
+        [entry, find("numerical")], Tally(), in_process=True, time_limit=30, regressions=Path()
+    )
     oracle = verification.connection(entry.name)
 
     @settings(database=None, derandomize=True, max_examples=1000, deadline=None)

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from oracles import divergences
-from oracles.compare import Verdict, judge
+from oracles.compare import Disagreement, Verdict, judge
 from oracles.registry import Entry, connect
 from oracles.worker import Connection
 from reference.problem import ConvProblem
+from tests.support.regressions import kept_files, save
 from tests.support.reporting import Tally
 
 
 class Verification:
-    """One run's oracles, each connected once; `activity` says what is slow just now."""
+    """One run's oracles, each connected once.
+
+    `activity` says what is slow just now; `kept` are the counterexamples to begin with, those in
+    the directory `regressions`, or `replay`.
+    """
 
     def __init__(
-        self, entries: Sequence[Entry], tally: Tally, *, in_process: bool, time_limit: float
+        self,
+        entries: Sequence[Entry],
+        tally: Tally,
+        *,
+        in_process: bool,
+        time_limit: float,
+        regressions: Path,
+        replay: Sequence[Path] = (),
     ) -> None:
         self.tally = tally
+        self.kept = list(replay) or kept_files(regressions)
+        self._regressions = regressions
         self.activity = ""
         self._entries = {entry.name: entry for entry in entries}
         self._in_process = in_process
@@ -56,6 +72,20 @@ class Verification:
         self.tally.add_verdict(verdict, time.perf_counter() - start)
         verdict.check()
         return verdict
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep the problems of the Disagreements that leave this block, and say where."""
+        try:
+            yield
+        except BaseException as error:
+            for failure in getattr(error, "exceptions", (error,)):
+                if isinstance(failure, Disagreement):
+                    verdict = failure.verdict
+                    version = self._entries[verdict.oracle].version or ""
+                    path = save(verdict, version, self._regressions)
+                    failure.add_note(f"kept; to see it again: pytest --replay={path}")
+            raise
 
     def known(self, oracle: str, problem: ConvProblem) -> bool:
         """Whether the ledger says that this version of `oracle` goes wrong on `problem`."""

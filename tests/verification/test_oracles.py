@@ -19,4 +19,5 @@ def test_exact(oracle: Connection, rank: int, dtype: str, verification: Verifica
         __tracebackhide__ = True
         verification.verify(oracle, problem)
 
-    agrees()
+    with verification.keeping():
+        agrees()

@@ -1,0 +1,102 @@
+"""Kept counterexamples survive: value for value, whole or not at all, and bad files are named."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from oracles.compare import Verdict
+from oracles.protocol import Box, Domain
+from reference import ConvParams, ConvProblem
+from tests.support import regressions
+from tests.support.regressions import kept_files, load, problem_from_json, problem_to_json, save
+from tests.support.strategies import problems
+
+ANY = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
+PROBLEM = ConvProblem(
+    np.float32([[[0.1], [np.inf], [np.nan]]]),
+    np.float32([[[-0.0]]]),
+    np.float32([1e-45]),
+    np.float32([[[1], [2], [3]]]),
+    ConvParams((1,), ((0, 0),), (1,)),
+)
+VERDICT = Verdict("pytorch", PROBLEM, "crashes", "pytorch crashes with SIGSEGV [...]")
+
+
+def same(got: ConvProblem, want: ConvProblem) -> bool:
+    """Equal in params and in every bit of every array."""
+    pairs = [(getattr(got, name), getattr(want, name)) for name in ("x", "w", "b", "dy")]
+    return got.params == want.params and all(
+        (a is None) == (b is None)
+        and (a is None or (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()))
+        for a, b in pairs
+    )
+
+
+@given(problem=problems(ANY, 2, "float64"))
+def test_problems_survive_json(problem: ConvProblem) -> None:
+    """Through text and back, bit for bit."""
+    assert same(problem_from_json(json.loads(json.dumps(problem_to_json(problem)))), problem)
+
+
+def test_special_values_survive_a_file(tmp_path: Path) -> None:
+    """NaN, Inf, -0.0 and subnormals too, in JSON that any reader takes."""
+    path = save(VERDICT, "2.13.0", tmp_path)
+    kept = load(path)
+    assert same(kept.problem, PROBLEM)
+    assert (kept.oracle, kept.version, kept.kind) == ("pytorch", "2.13.0", "crashes")
+    assert kept.message == VERDICT.message
+    assert not re.search(r"\bNaN\b|\bInfinity\b", path.read_text())
+
+
+def test_the_same_finding_is_one_file(tmp_path: Path) -> None:
+    """Kept twice, by two runs, it is still one file; another problem is another file."""
+    first = save(VERDICT, "2.13.0", tmp_path)
+    assert save(VERDICT, "2.13.0", tmp_path) == first
+    other = ConvProblem(PROBLEM.x, PROBLEM.w, None, PROBLEM.dy, PROBLEM.params)
+    second = save(Verdict("pytorch", other, "crashes"), "2.13.0", tmp_path)
+    assert kept_files(tmp_path) == sorted([first, second])
+
+
+def test_a_write_that_fails_damages_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept before is still whole, and no half a file is read."""
+    path = save(VERDICT, "2.13.0", tmp_path)
+    before = path.read_text()
+
+    def full_disk(content: object, file: object, indent: int) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(regressions.json, "dump", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save(VERDICT, "2.14.0", tmp_path)
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / ".half-of-a-file.json").write_text("{")
+    assert kept_files(tmp_path) == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not a kept counterexample: JSONDecodeError"),
+        ("[]", "not a kept counterexample: TypeError"),
+        ("{}", "not a kept counterexample: KeyError('format')"),
+        ('{"format": 2}', "format 2, but this project reads 1"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_bad_files_are_named(text: str | None, words: str, tmp_path: Path) -> None:
+    """The error begins with the file."""
+    path = tmp_path / "file.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        load(path)
+    assert str(caught.value).startswith(str(path))

@@ -1,0 +1,124 @@
+"""Counterexamples, kept as JSON that depends on no version of anything, and read again.
+
+A file holds one problem and what was said of an oracle when it was kept. Its name is made from the
+oracle, the kind of the verdict and the problem, so the same finding has the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oracles.compare import Verdict
+from reference.problem import Array, ConvParams, ConvProblem
+
+FORMAT = 1
+_ARRAYS = ("x", "w", "b", "dy")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One counterexample: the problem, and of whom what was said."""
+
+    problem: ConvProblem
+    oracle: str
+    version: str
+    kind: str
+    message: str
+
+
+def save(verdict: Verdict, version: str, directory: Path) -> Path:
+    """Keep the problem of `verdict` in `directory`; returns the file.
+
+    The file appears whole or not at all: it is written under another name and then renamed.
+    """
+    problem = problem_to_json(verdict.problem)
+    content = {
+        "format": FORMAT,
+        "oracle": verdict.oracle,
+        "version": version,
+        "kind": verdict.kind,
+        "message": verdict.message,
+        "problem": problem,
+    }
+    digest = hashlib.sha256(json.dumps(problem, sort_keys=True).encode()).hexdigest()[:12]
+    name = re.sub(r"[^\w]+", "-", f"{verdict.oracle}-{verdict.kind}-{digest}")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.json"
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}-", dir=directory)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+    return path
+
+
+def load(path: Path) -> Kept:
+    """The counterexample in `path`; raises ValueError that says what is wrong with the file."""
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}, but this project reads {FORMAT}")
+        words = {key: str(content[key]) for key in ("oracle", "version", "kind", "message")}
+        return Kept(problem_from_json(content["problem"]), **words)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a kept counterexample: {error!r}") from None
+
+
+def kept_files(directory: Path) -> list[Path]:
+    """The files in `directory` that hold counterexamples, in a fixed order."""
+    return sorted(directory.glob("[!.]*.json"))
+
+
+def problem_to_json(problem: ConvProblem) -> dict[str, Any]:
+    """`problem` as what JSON can hold, value for value."""
+    params = problem.params
+    return {
+        "stride": params.stride,
+        "padding": params.padding,
+        "dilation": params.dilation,
+        "groups": params.groups,
+        "arrays": {
+            name: _array_to_json(getattr(problem, name))
+            for name in _ARRAYS
+            if getattr(problem, name) is not None
+        },
+    }
+
+
+def problem_from_json(content: dict[str, Any]) -> ConvProblem:
+    """The problem that `problem_to_json` was given."""
+    arrays = {
+        name: np.array([float(value) for value in array["values"]], array["dtype"]).reshape(
+            array["shape"]
+        )
+        for name, array in content["arrays"].items()
+    }
+    params = ConvParams(
+        content["stride"], content["padding"], content["dilation"], content["groups"]
+    )
+    return ConvProblem(arrays["x"], arrays["w"], arrays.get("b"), arrays["dy"], params)
+
+
+def _array_to_json(array: Array) -> dict[str, Any]:
+    values = [float(value) for value in array.ravel()]
+    return {
+        "dtype": array.dtype.name,
+        "shape": array.shape,
+        "values": [value if math.isfinite(value) else str(value) for value in values],
+    }
