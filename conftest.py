@@ -79,7 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--replay {', '.join(absent)}: no such file")
     asked = config.getoption("--oracle")
     try:
-        entries = [registry.find(name) for name in asked] if asked else registry.entries()
+        names = dict.fromkeys(asked or registry.names())
+        entries = [registry.find(name) for name in names]
     except ValueError as error:
         raise pytest.UsageError(f"--oracle: {error}") from None
     missing = [entry.missing for entry in entries if not entry.installed]
