@@ -1,7 +1,8 @@
 """Which oracles there are, which of them are installed, and how to install the others.
 
 Every module of this package with an oracle's three names is one; its name is the module's. From
-outside, "package.module" and "package.module:object" name one too.
+outside, "package.module" and "package.module:object" name one too. "NAME@path/to/python" is the
+same oracle under another interpreter, for another version or for dependencies that clash.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import difflib
 import importlib
 import importlib.metadata
 import pkgutil
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import oracles
 from oracles.protocol import Oracle
@@ -22,13 +27,20 @@ from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
 class Entry:
     """One known oracle: `version` is None where its distribution is not installed.
 
-    `ours` says that it is code of this project, which cannot crash, and needs no process.
+    `ours` says that it is code of this project, which cannot crash, and needs no process. `python`
+    is the interpreter that its process runs.
     """
 
     name: str
     oracle: Oracle
     version: str | None
     ours: bool = False
+    python: str = sys.executable
+
+    @property
+    def base(self) -> str:
+        """The name without the interpreter."""
+        return self.name.partition("@")[0]
 
     @property
     def installed(self) -> bool:
@@ -39,7 +51,10 @@ class Entry:
     def missing(self) -> str:
         """The sentence for an oracle that is not installed, with the line that installs it."""
         wanted = _distributions(self.oracle)[0]
-        return f"{self.name} is not installed: pip install -c constraints.txt {wanted}"
+        pip = "pip install -c constraints.txt"
+        if self.name != self.base:
+            pip = f"{self.python} -m pip install"
+        return f"{self.name} is not installed: {pip} {wanted}"
 
 
 def names() -> list[str]:
@@ -60,10 +75,13 @@ def entries() -> list[Entry]:
 
 
 def find(name: str) -> Entry:
-    """The oracle called `name`, in the tree or "package.module" or "package.module:object".
+    """The oracle called `name`: in the tree, "package.module[:object]", and "@path/to/python".
 
-    Raises ValueError that says what is known, or what is wrong with the module.
+    Raises ValueError that says what is known, or what is wrong with the module or interpreter.
     """
+    base, _, python = name.partition("@")
+    if python:
+        return _elsewhere(find(base), python)
     known = {entry.name: entry for entry in entries()}
     if name in known:
         return known[name]
@@ -88,7 +106,9 @@ def connect(
     """
     if in_process or entry.ours:
         return InProcess(entry.name, entry.oracle)
-    return Worker(entry.name, entry.oracle.domain, time_limit=time_limit, told=told)
+    return Worker(
+        entry.name, entry.oracle.domain, python=entry.python, time_limit=time_limit, told=told
+    )
 
 
 def _outside(name: str) -> Entry:
@@ -106,6 +126,37 @@ def _outside(name: str) -> Entry:
             "domain and grads"
         )
     return Entry(name, oracle, _version(oracle))
+
+
+def _elsewhere(entry: Entry, python: str) -> Entry:
+    """`entry` under another interpreter, with the version that is installed there."""
+    path = shutil.which(python)
+    if path is None:
+        raise ValueError(f"oracle '{entry.name}@{python}': {python} is no interpreter")
+    wanted = _distributions(entry.oracle)
+    done = subprocess.run(
+        [path, "-c", _PRINT_VERSION, *wanted], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(
+            f"oracle '{entry.name}@{python}': {python} must be Python 3.11 or newer with NumPy: "
+            f"{(done.stderr.strip() or 'it says nothing').splitlines()[-1]}"
+        )
+    version = done.stdout.strip() or (None if wanted else "")
+    return Entry(f"{entry.name}@{python}", entry.oracle, version, python=str(Path(path).absolute()))
+
+
+_PRINT_VERSION = """
+import importlib.metadata, sys
+import numpy
+assert sys.version_info >= (3, 11), sys.version
+for name in sys.argv[1:]:
+    try:
+        print(importlib.metadata.version(name))
+        break
+    except importlib.metadata.PackageNotFoundError:
+        pass
+"""
 
 
 def _distributions(oracle: Oracle) -> tuple[str, ...]:

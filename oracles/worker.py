@@ -89,8 +89,9 @@ class InProcess:
 class Worker:
     """An oracle in a process of its own.
 
-    `name` is one the registry knows. `time_limit` is seconds per problem. `told` is called with a
-    short text when something slow begins or ends, for a progress display.
+    `name` is one the registry knows, `python` the interpreter to run it with. `time_limit` is
+    seconds per problem. `told` is called with a short text when something slow begins or ends, for
+    a progress display.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class Worker:
         name: str,
         domain: Domain,
         *,
+        python: str = sys.executable,
         time_limit: float = TIME_LIMIT,
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.domain = domain
         self.incidents: list[Incident] = []
+        self._python = python
         self._time_limit = time_limit
         self._told = told
         self._zygote: subprocess.Popen[bytes] | None = None
@@ -121,10 +124,11 @@ class Worker:
         """Start the zygote without waiting for its import; later calls do nothing."""
         if self._zygote is not None:
             return
+        base = self.name.partition("@")[0]
         ours, theirs = socket.socketpair()
         with theirs:
             self._zygote = subprocess.Popen(
-                [sys.executable, "-m", "oracles.zygote", self.name, str(theirs.fileno())],
+                [self._python, "-m", "oracles.zygote", base, str(theirs.fileno())],
                 cwd=_ROOT,
                 env={**ONE_THREAD, **os.environ, "PYTHONPATH": _python_path()},
                 stdin=subprocess.DEVNULL,

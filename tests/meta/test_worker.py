@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,9 @@ def start() -> Iterator[object]:
     """Makes workers for members of the zoo, and ends them after the test."""
     workers = []
 
-    def make(name: str, time_limit: float = 20) -> Worker:
-        worker = connect(find(f"tests.support.zoo:{name}"), time_limit=time_limit)
+    def make(name: str, time_limit: float = 20, python: str = sys.executable) -> Worker:
+        entry = replace(find(f"tests.support.zoo:{name}"), python=python)
+        worker = connect(entry, time_limit=time_limit)
         assert isinstance(worker, Worker)
         workers.append(worker)
         return worker
@@ -133,13 +135,39 @@ def test_killed_from_outside(victim: str, start) -> None:
     assert any("SIGSEGV" in incident.words for incident in worker.incidents)
 
 
-def test_an_import_that_fails_is_named(start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_that_fails_is_named(start) -> None:
     """An oracle whose process cannot be started says so, each time it is asked."""
-    monkeypatch.setattr("oracles.worker.sys.executable", "/bin/false")
-    worker = start("right")
+    worker = start("right", python="/bin/false")
     for _ in range(2):
         with pytest.raises(NotStarted, match=r"does not start: .* exits with code 1"):
             worker.grads(PROBLEM)
+
+
+def test_another_interpreter() -> None:
+    """NAME@python runs under that interpreter, with the version that is installed there."""
+    entry = find(f"numerical@{sys.executable}")
+    worker = connect(entry)
+    assert isinstance(worker, Worker)
+    try:
+        assert judge(worker, PROBLEM).kind == "agrees"
+    finally:
+        worker.close()
+    assert find(f"pytorch@{sys.executable}").version == find("pytorch").version
+    assert find(f"pytorch@{sys.executable}").base == "pytorch"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pytorch@no/python", "oracle 'pytorch@no/python': no/python is no interpreter"),
+        ("pytorch@/bin/false", "/bin/false must be Python 3.11 or newer with NumPy"),
+        ("pytroch@python", "did you mean 'pytorch'?"),
+    ],
+)
+def test_another_interpreter_that_is_none(name: str, words: str) -> None:
+    """What cannot be run is an error before anything is asked."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        find(name)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -89,7 +89,8 @@ class Verification:
 
     def known(self, oracle: str, problem: ConvProblem) -> bool:
         """Whether the ledger says that this version of `oracle` goes wrong on `problem`."""
-        return divergences.find(oracle, self._entries[oracle].version or "", problem) is not None
+        entry = self._entries[oracle]
+        return divergences.find(entry.base, entry.version or "", problem) is not None
 
     def close(self) -> Tally:
         """End the oracles' processes; returns the tally, complete with their incidents."""
