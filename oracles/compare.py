@@ -65,8 +65,22 @@ def judge(
 ) -> Verdict:
     """Ask `oracle` for the gradients of `problem` and compare them with the reference's.
 
-    `witnesses` are the oracles that are asked too if the two differ.
+    `witnesses` are the oracles that are asked too if the two differ. An answer that differs but is
+    right in a new process is an incident: something has spoilt the memory of the old one.
     """
+    verdict = _judge_once(oracle, problem, witnesses)
+    if verdict.kind != "differs" or not oracle.renew():
+        return verdict
+    again = _judge_once(oracle, problem, witnesses)
+    if again.kind == "agrees":
+        words = verdict.message.removeprefix(f"{oracle.name} ").partition(" [")[0]
+        oracle.report(f"{words}; right in a new process", problem)
+    return again
+
+
+def _judge_once(
+    oracle: Connection, problem: ConvProblem, witnesses: Sequence[Connection]
+) -> Verdict:
     try:
         got = oracle.grads(problem)
     except OracleError as error:

@@ -56,7 +56,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Incident:
-    """A process that died or hung once, and did not when the same problem was asked again."""
+    """A process that died, hung or was wrong once, and not when the problem was asked again."""
 
     oracle: str
     words: str
@@ -81,6 +81,14 @@ class InProcess:
             words = f"raises {type(error).__name__}: {error}"
             raise Raised(words, log=traceback.format_exc()) from error
         return check_answer(problem, answer)
+
+    def renew(self) -> bool:
+        """There is no process to renew: False."""
+        return False
+
+    def report(self, words: str, problem: ConvProblem | None, log: str = "") -> None:
+        """Keep an incident for the run to report."""
+        self.incidents.append(Incident(self.name, words, problem, log))
 
     def close(self) -> None:
         """Nothing to end."""
@@ -115,6 +123,7 @@ class Worker:
         self._channel: socket.socket | None = None
         self._child = 0
         self._ended: dict[str, Any] | None = None  # the zygote's report of the current child's end
+        self._asked = 0  # problems that the current child has been sent
         self._last_problem: ConvProblem | None = None
         self._never_started: NotStarted | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
@@ -159,8 +168,19 @@ class Worker:
                 words = f"{error}, again in fresh process {number} of {tries}"
                 raise type(error)(words, log=error.log) from None
         words = f"{first}; not again in {tries} fresh process{'es' * (tries > 1)}"
-        self.incidents.append(Incident(self.name, words, problem, first.log))
+        self.report(words, problem, first.log)
         return grads
+
+    def renew(self) -> bool:
+        """Have the next problem answered in a new process; False if the last one was already."""
+        if self._asked <= 1:
+            return False
+        self.end_child()
+        return True
+
+    def report(self, words: str, problem: ConvProblem | None, log: str = "") -> None:
+        """Keep an incident for the run to report."""
+        self.incidents.append(Incident(self.name, words, problem, log))
 
     def close(self) -> None:
         """End the oracle's processes; nothing can be asked any more."""
@@ -184,6 +204,7 @@ class Worker:
         """One try, in the child that is there or in a new one."""
         channel = self._ready_channel()
         self._last_problem = problem
+        self._asked += 1
         self._log_mark = os.fstat(self._log.fileno()).st_size
         sent = problem.x.nbytes + problem.w.nbytes + problem.dy.nbytes
         inbox = Inbox(limit=(64 << 20) + 16 * sent)
@@ -245,13 +266,11 @@ class Worker:
             while self._control is not None and select.select([self._control], [], [], 0)[0]:
                 self._read_event(time.monotonic() + 1)
         except Crashed as error:
-            self._incident(str(error))
+            self.report(str(error), self._last_problem, self._log_tail())
         if self._ended is not None:
-            self._incident(f"{self._forget_child()}, after it had answered")
+            log = self._log_tail()
+            self.report(f"{self._forget_child()}, after it had answered", self._last_problem, log)
         return self._channel if self._channel is not None else self._fork()
-
-    def _incident(self, words: str) -> None:
-        self.incidents.append(Incident(self.name, words, self._last_problem, self._log_tail()))
 
     def _fork(self) -> socket.socket:
         """Have the zygote fork a new child; returns the channel to it."""
@@ -287,6 +306,7 @@ class Worker:
         finally:
             self._told("")
         self._child, self._channel, self._ended = event["pid"], ours, None
+        self._asked = 0
         return ours
 
     def _read_event(self, deadline: float) -> dict[str, Any]:

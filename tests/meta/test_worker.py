@@ -33,6 +33,7 @@ PROBLEM = ConvProblem(
 VERDICTS = {
     "right": ("agrees", ""),
     "slow_start": ("agrees", ""),
+    "wrong_every_second_time": ("agrees", ""),
     "segfaults": ("crashes", r"crashes with SIGSEGV, again in fresh process 1 of 3 \[2-D float32"),
     "aborts": ("crashes", "crashes with SIGABRT, again"),
     "exits": ("crashes", "exits with code 0, again"),
@@ -120,6 +121,23 @@ def test_a_crash_that_does_not_repeat_is_an_incident(
     [incident] = worker.incidents
     assert incident.words == "crashes with SIGSEGV; not again in 3 fresh processes"
     assert incident.problem is PROBLEM
+
+
+def test_an_answer_that_is_wrong_once_is_an_incident(start) -> None:
+    """A difference counts if a new process gives it too; else it is kept for the report."""
+    worker = start("wrong_every_second_time")
+    for _ in range(2):
+        assert judge(worker, PROBLEM).kind == "agrees"
+    [incident] = worker.incidents
+    assert re.fullmatch(r"dx\[0, 0, 0, 0\] = 2, but .*; right in a new process", incident.words)
+    assert incident.problem is PROBLEM
+
+
+def test_a_difference_is_the_same_in_a_new_process(start) -> None:
+    """An oracle that is always wrong is always said to be."""
+    worker = start("answers_nan")
+    assert [judge(worker, PROBLEM).kind for _ in range(3)] == ["differs"] * 3
+    assert worker.incidents == []
 
 
 @pytest.mark.parametrize("victim", ["child", "zygote", "both"])

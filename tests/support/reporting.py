@@ -121,7 +121,7 @@ def write_summary(
             if not entry.installed:
                 reporter.write_line(entry.missing)
     if tally.incidents:
-        reporter.section("seen once: a process died and nobody knows why", red=True)
+        reporter.section("seen once: not again when the same problem was asked again", red=True)
         for incident in tally.incidents:
             reporter.write_line(f"{incident}\n")
         reporter.write_line("No test could be blamed for this, but the run is red: exit code 1.")

@@ -165,6 +165,25 @@ def answers_nan(problem: ConvProblem) -> Any:
     return replace(grads, dw=np.full_like(grads.dw, np.nan))
 
 
+class WrongEverySecondTime:
+    """Right at first and wrong the second time, and so on: as if something spoilt its memory."""
+
+    distribution = None
+    domain = Bad.domain
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """Right, then wrong."""
+        self.asked += 1
+        grads = reference_grads(problem)
+        return grads if self.asked % 2 else replace(grads, dx=grads.dx + 1)
+
+
+wrong_every_second_time = WrongEverySecondTime()
+
+
 @Bad
 def writes_to_its_inputs(problem: ConvProblem) -> Any:
     """Uses x as scratch."""
