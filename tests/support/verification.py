@@ -42,6 +42,10 @@ class Verification:
         self._time_limit = time_limit
         self._connections: dict[str, Connection] = {}
 
+    def entry(self, name: str) -> Entry:
+        """What the registry knows of the oracle called `name`."""
+        return self._entries[name]
+
     def connection(self, name: str) -> Connection:
         """The oracle called `name`, which is one of those chosen."""
         if name not in self._connections:
@@ -82,14 +86,14 @@ class Verification:
             for failure in getattr(error, "exceptions", (error,)):
                 if isinstance(failure, Disagreement):
                     verdict = failure.verdict
-                    version = self._entries[verdict.oracle].version or ""
+                    version = self.entry(verdict.oracle).version or ""
                     path = save(verdict, version, self._regressions)
                     failure.add_note(f"kept; to see it again: pytest --replay={path}")
             raise
 
     def known(self, oracle: str, problem: ConvProblem) -> bool:
         """Whether the ledger says that this version of `oracle` goes wrong on `problem`."""
-        entry = self._entries[oracle]
+        entry = self.entry(oracle)
         return divergences.find(entry.base, entry.version or "", problem) is not None
 
     def close(self) -> Tally:

@@ -14,8 +14,11 @@ from hypothesis import find, given, seed, settings
 
 from oracles import divergences, registry
 from oracles.divergences import LEDGER, Divergence
+from oracles.registry import Entry
+from oracles.worker import Connection
 from reference import ConvProblem
 from tests.support.strategies import problems
+from tests.support.verification import Verification
 
 
 def everywhere(problem: ConvProblem) -> bool:
@@ -38,7 +41,7 @@ class Finding:
     words: str
 
 
-def run_script(path: Path) -> Finding:
+def run_script(path: Path, python: str = sys.executable) -> Finding:
     """Run one script in a process of its own.
 
     It shows its defect by printing a line "DEFECT: ...", by dying of a signal or by hanging; it
@@ -46,7 +49,7 @@ def run_script(path: Path) -> Finding:
     """
     try:
         done = subprocess.run(
-            [sys.executable, str(path)],
+            [python, str(path)],
             capture_output=True,
             text=True,
             timeout=TIME_LIMIT,
@@ -63,32 +66,30 @@ def run_script(path: Path) -> Finding:
     raise AssertionError(f"{path.name} is broken: it exits with {done.returncode}\n{done.stderr}")
 
 
-def check_still_there(record: Divergence, version: str, directory: Path = FINDINGS) -> None:
+def check_still_there(record: Divergence, entry: Entry, directory: Path = FINDINGS) -> None:
     """Fail if the defect is gone, or if its script is missing or broken."""
     path = directory / record.script
     assert path.exists(), f"{record.id}: the script {record.script} is missing"
-    assert run_script(path).shows, (
-        f"{record.id}: fixed in {record.oracle} {version}: remove the record from "
+    assert run_script(path, entry.python).shows, (
+        f"{record.id}: fixed in {record.oracle} {entry.version}: remove the record from "
         "oracles/divergences.py, or narrow its versions"
     )
 
 
-@each_record
-def test_defect_is_still_there(record: Divergence) -> None:
-    """The script shows the defect in a throw-away process; a fixed one must leave the ledger."""
-    entry = registry.find(record.oracle)
-    if entry.version is None:
-        pytest.skip(entry.missing)
-    if not record.covers(entry.version):
-        needs = f" on a processor with {record.needs}" if record.needs else ""
-        pytest.skip(f"{record.id} is about {record.oracle} {record.versions}{needs}")
-    check_still_there(record, entry.version)
+def test_defects_are_still_there(
+    oracle: Connection, verification: Verification, subtests: pytest.Subtests
+) -> None:
+    """Each script shows its defect in a throw-away process; a fixed one must leave the ledger."""
+    entry = verification.entry(oracle.name)
+    for record in LEDGER:
+        if record.oracle == entry.base and record.covers(entry.version or ""):
+            with subtests.test(record.id):
+                check_still_there(record, entry)
 
 
-@pytest.mark.parametrize("name", sorted({record.oracle for record in LEDGER}))
-def test_records_match_problems(name: str) -> None:
+def test_records_match_problems(oracle: Connection, verification: Verification) -> None:
     """Random problems that the oracle accepts meet every predicate: no record is dead."""
-    domain = registry.find(name).oracle.domain
+    name, domain = verification.entry(oracle.name).base, oracle.domain
     unmet = {record.id: record.applies for record in LEDGER if record.oracle == name}
 
     def meet(problem: ConvProblem) -> None:
@@ -135,8 +136,9 @@ def test_the_check_can_fail(code: str | None, words: str, tmp_path: Path) -> Non
     if code is not None:
         (tmp_path / "script.py").write_text(code)
     record = Divergence("id", "pytorch", "", everywhere, "crash", "", "", "script.py")
+    entry = Entry("pytorch", registry.find("pytorch").oracle, "2.13.0")
     with pytest.raises(AssertionError, match=re.escape(words)):
-        check_still_there(record, "2.13.0", tmp_path)
+        check_still_there(record, entry, tmp_path)
 
 
 @pytest.mark.parametrize("code", ["import os; os.abort()", "print('DEFECT: no'); exit(1)"])
