@@ -31,6 +31,10 @@ class Disagreement(AssertionError):
         self.verdict = verdict
 
 
+class NoAnswer(Disagreement):
+    """There is no answer to compare; a class of its own, so that Hypothesis shrinks it apart."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What comparing an oracle's answer with the reference says.
@@ -54,10 +58,7 @@ class Verdict:
             return
         log = f"\n\n{self.log}" if self.log else ""
         message = f"{self.message}\n\n{reproduction(self.oracle, self.problem)}{log}"
-        if self.kind == "differs":
-            raise Disagreement(message, self)
-        # A line of its own: Hypothesis shrinks failures that are raised in different places apart.
-        raise Disagreement(message, self)
+        raise (Disagreement if self.kind == "differs" else NoAnswer)(message, self)
 
 
 def judge(
@@ -81,42 +82,51 @@ def judge(
 def _judge_once(
     oracle: Connection, problem: ConvProblem, witnesses: Sequence[Connection]
 ) -> Verdict:
+    about = f"[{describe(problem)}]"
+    try:
+        want = reference_grads(problem)
+    except Exception as error:
+        message = f"reference raises {type(error).__name__}: {error} {about}"
+        return Verdict(oracle.name, problem, "differs", message)
     try:
         got = oracle.grads(problem)
     except OracleError as error:
-        message = f"{oracle.name} {error} [{describe(problem)}]"
+        message = f"{oracle.name} {error} {about}"
         return Verdict(oracle.name, problem, error.kind, message, log=error.log)
-    want = reference_grads(problem)
-    differences: dict[str, str | tuple[int, ...]] = {}
+    message = ""
     results: dict[str, bool | None] = {}
-    for name in RESULTS:
+    for name, like in (("dx", problem.x), ("dw", problem.w), ("db", problem.b), ("y", problem.dy)):
         answer, expected = getattr(got, name), getattr(want, name)
-        if answer is None or expected is None:
+        if answer is None or expected is None or like is None:
             results[name] = None
             continue
-        difference = first_difference(answer, expected)
-        results[name] = difference is None
-        if difference is not None:
-            differences[name] = difference
-    if not differences:
-        return Verdict(oracle.name, problem, "agrees", results=results)
-    name, difference = next(iter(differences.items()))
-    if isinstance(difference, str):
-        message = f"{oracle.name} {name}.{difference} [{describe(problem)}]"
-    else:
-        message = _court(oracle, problem, name, difference, got, want, witnesses)
-    return Verdict(oracle.name, problem, "differs", message, results)
+        form = _wrong_form("reference", name, expected, like)
+        form = form or _wrong_form(oracle.name, name, answer, like)
+        index = None if form else first_difference(answer, expected)
+        results[name] = not form and index is None
+        if message or results[name]:
+            continue
+        if form:
+            message = f"{form} {about}"
+        elif index is not None:
+            message = _court(oracle, problem, name, index, got, want, witnesses)
+    return Verdict(oracle.name, problem, "differs" if message else "agrees", message, results)
 
 
-def first_difference(got: Array, want: Array) -> str | tuple[int, ...] | None:
-    """How `got` differs from `want`: words for shape or dtype, the first index for values.
+def _wrong_form(who: str, name: str, array: Array, like: Array) -> str:
+    """How the shape or dtype of a result differs from that of the array it belongs to; else ""."""
+    for what in ("shape", "dtype"):
+        got, expected = getattr(array, what), getattr(like, what)
+        if got != expected:
+            return f"{who} {name}.{what} = {got}, but should be {expected}"
+    return ""
 
-    None where they agree. NaN agrees with nothing.
+
+def first_difference(got: Array, want: Array) -> tuple[int, ...] | None:
+    """The first index at which two arrays of one shape differ, None where they agree.
+
+    NaN agrees with nothing.
     """
-    if got.shape != want.shape:
-        return f"shape = {got.shape}, but should be {want.shape}"
-    if got.dtype != want.dtype:
-        return f"dtype = {got.dtype}, but should be {want.dtype}"
     bad = ~(got == want)
     if not bad.any():
         return None
@@ -160,7 +170,7 @@ def _court(
     want: ConvGrads,
     witnesses: Sequence[Connection],
 ) -> str:
-    """Who is wrong at `name`[`index`]: the reference if rational arithmetic says so."""
+    """Who is wrong at `name`[`index`]: the reference only if rational arithmetic says so."""
     answers = {oracle.name: got, "reference": want}
     for witness in witnesses:
         if witness.name != oracle.name and witness.domain.accepts(problem):
@@ -168,8 +178,16 @@ def _court(
                 answers[witness.name] = witness.grads(problem)
             except OracleError:
                 continue  # its own test names this
-    if problem.dy.size <= EXACT_LIMIT and np.isfinite(problem.x).all():
+    arrays = (problem.x, problem.w, problem.b, problem.dy)
+    finite = all(np.isfinite(array).all() for array in arrays if array is not None)
+    culprit = oracle.name
+    if finite and problem.dy.size <= EXACT_LIMIT:
         answers["exact"] = exact_grads(problem)
+        for result in ("y", name):  # a wrong forward spoils what is derived from it
+            ours = first_difference(getattr(want, result), getattr(answers["exact"], result))
+            if ours is not None:
+                culprit, name, index = "reference", result, ours
+                break
     truth = getattr(answers.get("exact", want), name)
     values = {
         who: getattr(answer, name)
@@ -177,12 +195,11 @@ def _court(
         if getattr(answer, name) is not None and getattr(answer, name).shape == truth.shape
     }
     agree = [who for who, value in values.items() if value[index] == truth[index]]
-    culprit = "reference" if "reference" not in agree else oracle.name
     bad = int(np.sum(~(values[culprit] == truth)))
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "
         f"but should be {_number(truth[index])} (allowed 0; {bad} of {truth.size} elements differ; "
-        f"{', '.join(agree)} agree) [{describe(problem)}]"
+        f"{', '.join(agree) or 'none'} agree) [{describe(problem)}]"
     )
     identity = _adjoint_identity(problem, name, answers[culprit]) if "exact" in answers else ""
     return sentence + identity

@@ -14,6 +14,7 @@ StrideKind = Literal["one", "equal", "any"]
 DilationKind = Literal["one", "any"]
 PaddingKind = Literal["zero", "symmetric", "any"]
 
+DTYPES = ("float32", "float64")  # those in which the integers that are drawn stay exact
 GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
 _KINDS: dict[str, tuple[str, ...]] = {
     "stride": ("one", "equal", "any"),
@@ -27,7 +28,7 @@ class Box:
     """One plain statement of what an oracle takes; any mixture of the listed things is accepted.
 
     ranks         spatial ranks, of 1, 2, 3
-    dtypes        dtype names, such as "float32"
+    dtypes        of "float32", "float64"
     groups        of "one" (groups = 1), "some" (1 < groups < C), "depthwise" (groups = C > 1)
     stride        "one", "equal" (the same on every axis) or "any"
     dilation      "one" or "any"
@@ -48,12 +49,11 @@ class Box:
     def __post_init__(self) -> None:
         for name, values, allowed in (
             ("ranks", self.ranks, RANKS),
+            ("dtypes", self.dtypes, DTYPES),
             ("groups", self.groups, GROUP_KINDS),
         ):
             if not isinstance(values, tuple) or not values or not set(values) <= set(allowed):
                 raise ValueError(f"{name}={values!r}: must be a tuple of some of {allowed}")
-        if not isinstance(self.dtypes, tuple) or not self.dtypes:
-            raise ValueError(f'dtypes={self.dtypes!r}: must be a tuple such as ("float32",)')
         if self.max_elements is not None and self.max_elements < 128:
             raise ValueError(f"max_elements={self.max_elements}: must be None or at least 128")
         for name, kinds in _KINDS.items():
@@ -204,6 +204,26 @@ def describe(problem: ConvProblem) -> str:
         f"stride {params.stride}, padding {params.padding}, dilation {params.dilation}, "
         f"groups {params.groups}"
     )
+
+
+def ask(oracle: Oracle, problem: ConvProblem) -> ConvGrads:
+    """The oracle's answer to a copy of `problem`, which it must not write to.
+
+    Raises Malformed if it does, or if the answer is none, and whatever the oracle raises.
+    """
+    given = ConvProblem(
+        problem.x.copy(order="K"),
+        problem.w.copy(order="K"),
+        None if problem.b is None else problem.b.copy(),
+        problem.dy.copy(order="K"),
+        problem.params,
+    )
+    grads = check_answer(problem, oracle.grads(given))
+    for name in ("x", "w", "b", "dy"):
+        before, after = getattr(problem, name), getattr(given, name)
+        if before is not None and before.tobytes() != after.tobytes():
+            raise Malformed(f"writes to its input {name}")
+    return grads
 
 
 def check_answer(problem: ConvProblem, answer: Any) -> ConvGrads:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import oracles
-from oracles.protocol import Oracle
+from oracles.protocol import Domain, Oracle
 from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
 
 
@@ -79,13 +79,18 @@ def find(name: str) -> Entry:
 
     Raises ValueError that says what is known, or what is wrong with the module or interpreter.
     """
-    base, _, python = name.partition("@")
+    base, _, python = name.removeprefix("oracles.").partition("@")
     if python:
         return _elsewhere(find(base), python)
     known = {entry.name: entry for entry in entries()}
-    if name in known:
-        return known[name]
-    if "." in name:
+    if base in known:
+        return known[base]
+    if name.endswith(".py") or name.startswith("."):
+        raise ValueError(
+            f"oracle {name!r} is a path: give a module as Python imports it, package.module, and "
+            "its directory on PYTHONPATH"
+        )
+    if "." in name or ":" in name:
         return _outside(name)
     close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -117,13 +122,22 @@ def _outside(name: str) -> Entry:
         oracle = importlib.import_module(module_name)
         if attribute:
             oracle = getattr(oracle, attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"oracle {name!r} cannot be loaded: {error}") from None
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(f"oracle {name!r} cannot be loaded: {words}") from error
     missing = [part for part in ("distribution", "domain", "grads") if not hasattr(oracle, part)]
     if missing or not isinstance(oracle, Oracle):
         raise ValueError(
             f"oracle {name!r} lacks {', '.join(missing)}: an oracle has the names distribution, "
             "domain and grads"
+        )
+    if not isinstance(oracle.domain, Domain):
+        kind = type(oracle.domain).__name__
+        raise ValueError(f"oracle {name!r}: domain must be a Domain(Box(...), ...), not a {kind}")
+    if not all(isinstance(wanted, str) for wanted in _distributions(oracle)):
+        raise ValueError(
+            f"oracle {name!r}: distribution={oracle.distribution!r} must be the name of a package, "
+            "a tuple of names, or None"
         )
     return Entry(name, oracle, _version(oracle))
 
@@ -163,7 +177,7 @@ def _distributions(oracle: Oracle) -> tuple[str, ...]:
     wanted = oracle.distribution
     if wanted is None:
         return ()
-    return (wanted,) if isinstance(wanted, str) else wanted
+    return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 def _version(oracle: Oracle) -> str | None:

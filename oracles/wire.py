@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.protocol import Malformed
+from oracles.protocol import Malformed, Raised
 from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
 
 _FRAME = struct.Struct(">IQ")  # bytes of header, bytes of body
@@ -65,7 +65,9 @@ def frame(header: Mapping[str, Any], *buffers: bytes) -> bytes:
 
 
 def encode_problem(problem: ConvProblem) -> bytes:
-    """`problem` as one message."""
+    """`problem` as one message; raises Raised for numbers that cannot be sent."""
+    if not _NUMERIC_DTYPE.fullmatch(problem.dtype.str):
+        raise Raised(f"refuses dtype {problem.dtype}: it cannot be sent to another process")
     params = problem.params
     header = {
         "stride": params.stride,

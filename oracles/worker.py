@@ -32,12 +32,13 @@ from oracles.protocol import (
     NotStarted,
     Oracle,
     Raised,
-    check_answer,
+    ask,
 )
 from oracles.wire import Inbox, decode_grads, encode_problem
 from reference.problem import ConvGrads, ConvProblem
 
 START_LIMIT = 180.0  # seconds for a framework's import
+FORK_LIMIT = 10.0  # seconds for a fork after it
 TIME_LIMIT = 30.0  # seconds for one problem
 FRESH_TRIES = 3  # fresh processes in which a crash may show again
 
@@ -76,11 +77,12 @@ class InProcess:
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """The oracle's answer; raises Raised or Malformed."""
         try:
-            answer = self._oracle.grads(problem)
+            return ask(self._oracle, problem)
+        except Malformed:
+            raise
         except Exception as error:
             words = f"raises {type(error).__name__}: {error}"
             raise Raised(words, log=traceback.format_exc()) from error
-        return check_answer(problem, answer)
 
     def renew(self) -> bool:
         """There is no process to renew: False."""
@@ -139,7 +141,7 @@ class Worker:
             self._zygote = subprocess.Popen(
                 [self._python, "-m", "oracles.zygote", base, str(theirs.fileno())],
                 cwd=_ROOT,
-                env={**ONE_THREAD, **os.environ, "PYTHONPATH": _python_path()},
+                env={**ONE_THREAD, **os.environ, "PYTHONPATH": self._python_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -148,6 +150,12 @@ class Worker:
             )
         self._control = ours
         self._events = b""
+
+    def _python_path(self) -> str:
+        """What this interpreter can import, or for another one what PYTHONPATH says."""
+        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        paths = sys.path if self._python == sys.executable else [p for p in inherited if p]
+        return os.pathsep.join([str(_ROOT), *(str(Path(path).absolute()) for path in paths)])
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """The oracle's answer to `problem`.
@@ -281,7 +289,7 @@ class Worker:
             self._end_zygote()
         self.start()
         assert self._control is not None
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + (FORK_LIMIT if started else START_LIMIT)
         ours, theirs = socket.socketpair()
         try:
             with theirs, contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -294,8 +302,10 @@ class Worker:
         except (Crashed, TimeoutError, NotStarted) as error:
             ours.close()
             self._end_zygote()
-            if started:
-                raise Crashed(str(error) or "loses its zygote, which hangs") from None
+            if started:  # whoever stopped it, it was not this problem
+                words = str(error) or "loses its zygote, which hangs"
+                self.report(words, self._last_problem, self._log_tail())
+                return self._fork()
             if isinstance(error, TimeoutError):
                 error = NotStarted(f"does not start: no import within {START_LIMIT:g} s")
             elif isinstance(error, Crashed):
@@ -363,11 +373,6 @@ def _ending(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     return f"crashes with {name}"
-
-
-def _python_path() -> str:
-    inherited = os.environ.get("PYTHONPATH")
-    return f"{_ROOT}{os.pathsep}{inherited}" if inherited else str(_ROOT)
 
 
 Connection = InProcess | Worker

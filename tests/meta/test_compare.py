@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from oracles import compare
 from oracles.compare import first_difference, judge
+from oracles.compare import reference_grads as right_grads
 from oracles.protocol import Box, Domain, Malformed, Oracle
 from oracles.registry import connect, entries, find
 from oracles.wire import Inbox, decode_grads, decode_problem, encode_grads, encode_problem, frame
@@ -31,16 +34,13 @@ def changed(index: tuple[int, int], value: float) -> np.ndarray:
     [
         (ZEROS, None),
         (-ZEROS, None),  # -0.0 equals 0.0
-        (ZEROS.T, "shape = (3, 2), but should be (2, 3)"),
-        (ZEROS[None], "shape = (1, 2, 3), but should be (2, 3)"),
-        (ZEROS.astype(np.float64), "dtype = float64, but should be float32"),
         (changed((1, 2), 1e-45), (1, 2)),  # the smallest subnormal is not zero
         (changed((1, 0), np.nan), (1, 0)),
         (changed((0, 1), np.inf), (0, 1)),
     ],
 )
 def test_first_difference(got: np.ndarray, difference: object) -> None:
-    """Shape, then dtype, then values, without any tolerance."""
+    """Without any tolerance."""
     assert first_difference(got, ZEROS) == difference
 
 
@@ -70,6 +70,41 @@ def test_the_message_tells_who_where_and_by_how_much() -> None:
         "<dx, x> = 14, but <dy, conv(x, w)> = 30"
     )
     assert verdict.results == {"dx": False, "dw": True, "db": None, "y": True}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            lambda p: wrong_reference(p, dx=p.x.astype(np.float64)),
+            "reference dx.dtype = float64",
+        ),
+        (lambda p: wrong_reference(p, dx=p.x[..., None]), "reference dx.shape = (1, 1, 1, 1), but"),
+        (lambda p: wrong_reference(p, y=p.dy), "reference y[0, 0, 0] = 5, but should be 6"),
+        (lambda p: p.x.fail, "reference raises AttributeError: "),
+    ],
+)
+def test_the_reference_stands_trial_too(
+    wrong: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong in form, in y only, or not answering: the reference is named, not the oracle."""
+    monkeypatch.setattr(compare, "reference_grads", wrong)
+    off_by_one = zoo.Bad(lambda p: replace(right_grads(p), dw=right_grads(p).dw + 1))
+    assert judge(named(off_by_one), one_tap()).message.startswith(words)
+
+
+def wrong_reference(problem: ConvProblem, **changes: object) -> ConvGrads:
+    """The right gradients but for what is changed."""
+    return replace(right_grads(problem), **changes)
+
+
+@pytest.mark.parametrize("name", ["x", "w", "dy"])
+def test_without_an_exact_answer_the_reference_is_not_blamed(name: str) -> None:
+    """NaN and Inf have no rational value: the oracle's answer differs, and that is said."""
+    with np.errstate(invalid="ignore"):
+        verdict = judge(named(zoo.right), one_tap(**{name: np.float32([[[np.nan]]])}))
+    assert verdict.kind == "differs"
+    assert verdict.message.startswith("mine ")
 
 
 def test_a_missing_db_is_malformed() -> None:
@@ -175,7 +210,8 @@ def test_every_oracle_in_the_tree_is_one() -> None:
     [
         (lambda: Box(ranks=(4,), dtypes=("float32",)), "ranks=(4,): must be a tuple of some of"),
         (lambda: Box(ranks=(), dtypes=("float32",)), "ranks=(): must be a tuple of some of"),
-        (lambda: Box(ranks=(1,), dtypes="float32"), "dtypes='float32': must be a tuple such as"),
+        (lambda: Box(ranks=(1,), dtypes="float32"), "dtypes='float32': must be a tuple of some"),
+        (lambda: Box((1,), ("float16",)), "dtypes=('float16',): must be a tuple of some of"),
         (lambda: Box((1,), ("float32",), groups=("two",)), "groups=('two',): must be a tuple"),
         (lambda: Box((1,), ("float32",), stride="two"), "stride='two': must be one of"),
         (lambda: Box((1,), ("float32",), max_elements=0), "max_elements=0: must be None or at"),
