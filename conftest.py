@@ -71,8 +71,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("nightly", every, max_examples=5000)
     if config.getoption("--hypothesis-profile") is None:
         hypothesis.settings.load_profile("dev")
-    if config.getoption("--time-limit") <= 0:
-        raise pytest.UsageError(f"--time-limit {config.getoption('--time-limit')}: must be above 0")
+    limit = config.getoption("--time-limit")
+    if not 0 < limit <= 86_400:
+        raise pytest.UsageError(f"--time-limit {limit}: must be above 0, and at most a day")
     replay = [Path(name) for name in config.getoption("--replay")]
     absent = [str(path) for path in replay if not path.is_file()]
     if absent:
@@ -91,7 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
         [entry for entry in entries if entry.installed],
         Tally(),
         in_process=config.getoption("--in-process"),
-        time_limit=config.getoption("--time-limit"),
+        time_limit=limit,
         regressions=Path(config.getoption("--regressions") or REGRESSIONS),
         replay=replay,
     )
@@ -131,6 +132,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--replay"):
         others = [item for item in items if item.path.name != "test_kept.py"]
         items[:] = [item for item in items if item.path.name == "test_kept.py"]
+        if not items:
+            raise pytest.UsageError(
+                "--replay needs tests/verification/test_kept.py: give no other path"
+            )
         config.hook.pytest_deselected(items=others)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -47,12 +47,12 @@ class ConvParams:
         padding = _pairs("padding", self.padding)
         if len(stride) not in RANKS:
             raise ValueError(f"stride={stride}: must have 1, 2 or 3 axes, one entry each")
-        for name, value in (("padding", padding), ("dilation", dilation)):
-            if len(value) != len(stride):
-                raise ValueError(
-                    f"{name}={value}: has {_axes(len(value))}, but stride={stride} has "
-                    f"{len(stride)}; give every axis in all of stride, padding and dilation"
-                )
+        if not len(stride) == len(padding) == len(dilation):
+            raise ValueError(
+                f"stride={stride}, padding={padding}, dilation={dilation}: must have as many axes "
+                f"each, but have {len(stride)}, {len(padding)} and {len(dilation)}; give every "
+                "axis in all three"
+            )
         groups = _integer("groups", self.groups)
         if groups < 1:
             raise ValueError(f"groups={groups}: must be at least 1; 1 is an ordinary convolution")
@@ -82,14 +82,15 @@ class ConvParams:
         One int stands for all axes; `padding` also takes one int per axis, (lo, hi) pairs, "VALID"
         (no padding) and "SAME" (see `same_padding`). Raises as `ConvParams` does.
         """
-        spatial, kernel = tuple(x_shape)[1:-1], tuple(w_shape)[:-2]
+        spatial = _sizes("x_shape", x_shape, least=0)[1:-1]
+        kernel = _sizes("w_shape", w_shape, least=0)[:-2]
         if len(spatial) != len(kernel) or len(spatial) not in RANKS:
             raise ValueError(
                 f"x_shape={tuple(x_shape)}, w_shape={tuple(w_shape)}: must be (N, *S, C) and "
                 "(*K, C/groups, F) with as many sizes in S as in K, 1 to 3 of them"
             )
-        strides = _per_axis(stride, len(spatial))
-        dilations = _per_axis(dilation, len(spatial))
+        strides = _per_axis("stride", stride, len(spatial))
+        dilations = _per_axis("dilation", dilation, len(spatial))
         if isinstance(padding, str):
             if padding not in ("SAME", "VALID"):
                 raise ValueError(
@@ -103,8 +104,8 @@ class ConvParams:
             )
         else:
             pairs = tuple(
-                tuple(p) if isinstance(p, Iterable) else (p, p)
-                for p in _per_axis(padding, len(spatial))
+                (entry, entry) if _is_one(entry) else entry
+                for entry in _per_axis("padding", padding, len(spatial))
             )
         return cls(strides, pairs, dilations, groups)
 
@@ -182,6 +183,7 @@ def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParam
     axes differ from the rank of `params`, a size is out of range, or the dilated kernel does not
     fit the padded input.
     """
+    _check_params(params)
     spatial, kernel = _sizes("spatial", spatial, least=0), _sizes("kernel", kernel, least=1)
     for name, sizes in (("spatial", spatial), ("kernel", kernel)):
         if len(sizes) != params.rank:
@@ -213,11 +215,12 @@ def same_padding(
 ) -> Padding:
     """(lo, hi) per axis of TensorFlow's SAME: O = ceil(S / stride), the odd cell goes to hi.
 
-    All arguments have one entry per spatial axis. Source: TensorFlow, "Notes on padding" in the
-    documentation of tf.nn, with the kernel's dilated extent in the place of its size.
+    All arguments have one entry per spatial axis, at least 1. Source: TensorFlow, "Notes on
+    padding" in the documentation of tf.nn, with the kernel's dilated extent in the place of its
+    size.
     """
     sizes = {
-        "spatial": _sizes("spatial", spatial, least=0),
+        "spatial": _sizes("spatial", spatial, least=1),
         "kernel": _sizes("kernel", kernel, least=1),
         "stride": _sizes("stride", stride, least=1),
         "dilation": _sizes("dilation", dilation, least=1),
@@ -233,8 +236,7 @@ def same_padding(
 
 def check_forward(x: Array, w: Array, params: ConvParams) -> Size:
     """Raise unless x (N, *S, C) and w (*K, C/groups, F) fit each other and `params`; return O."""
-    if not isinstance(params, ConvParams):
-        raise TypeError(f"params={params!r}: must be a ConvParams, got {type(params).__name__}")
+    _check_params(params)
     for name, array in (("x", x), ("w", w)):
         _check_numbers(name, array)
         if array.ndim != params.rank + 2:
@@ -318,10 +320,15 @@ def _number_literal(value: Any) -> str:
     return str(value)
 
 
+def _check_params(params: object) -> None:
+    if not isinstance(params, ConvParams):
+        raise TypeError(f"params={params!r}: must be a ConvParams, got {type(params).__name__}")
+
+
 def _check_numbers(name: str, array: Array) -> None:
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, np.ndarray) or isinstance(array, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(
-            f"{name}={array!r:.60}: must be a NumPy array, got {type(array).__name__}; "
+            f"{name}={array!r:.60}: must be a plain NumPy array, got {type(array).__name__}; "
             f"np.asarray({name}, dtype) makes one"
         )
     kind = array.dtype.kind
@@ -331,6 +338,11 @@ def _check_numbers(name: str, array: Array) -> None:
             f"{name}.dtype={array.dtype}: must be a real number type (float32, float64, "
             "longdouble, an integer, or objects that are all int or Fraction); "
             f"{name}.astype(np.float64) makes one of most"
+        )
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{name}.dtype={array.dtype!r}: must be in this machine's byte order; "
+            f"{name}.astype({name}.dtype.newbyteorder('=')) makes it so"
         )
 
 
@@ -342,7 +354,7 @@ def _check_same_dtype(reference: Array, name: str, array: Array, of: str = "x") 
     if array.dtype != reference.dtype:
         raise TypeError(
             f"{name}.dtype={array.dtype}: must be {of}'s dtype {reference.dtype}, all arrays of a "
-            f"problem share one; {name}.astype({of}.dtype) converts it"
+            f"problem share one; convert it or {of} with astype"
         )
 
 
@@ -356,7 +368,7 @@ def _integer(name: str, value: object) -> int:
 
 
 def _entries(name: str, value: object, form: str) -> tuple[object, ...]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if not isinstance(value, (tuple, list, np.ndarray)) or _is_one(value):
         raise TypeError(
             f"{name}={value!r}: must be a tuple with {form} per spatial axis; short forms of "
             "parameters are worked out by ConvParams.of(x.shape, w.shape, ...)"
@@ -374,7 +386,7 @@ def _sizes(name: str, value: object, *, least: int) -> Size:
 def _pairs(name: str, value: object) -> Padding:
     pairs = []
     for entry in _entries(name, value, "one (lo, hi) pair"):
-        pair = tuple(entry) if isinstance(entry, Iterable) else ()
+        pair = tuple(entry) if isinstance(entry, (tuple, list, np.ndarray)) else ()
         if len(pair) != 2:
             raise ValueError(
                 f"{name}={value!r}: must be one (lo, hi) pair of ints per spatial axis, "
@@ -389,8 +401,13 @@ def _pairs(name: str, value: object) -> Padding:
     return tuple(pairs)
 
 
-def _per_axis(value: Any, rank: int) -> tuple[Any, ...]:
-    return (value,) * rank if not isinstance(value, Iterable) else tuple(value)
+def _per_axis(name: str, value: object, rank: int) -> tuple[Any, ...]:
+    return (value,) * rank if _is_one(value) else _entries(name, value, "one entry")
+
+
+def _is_one(value: object) -> bool:
+    """Whether `value` is a single number, a NumPy array of no axes included."""
+    return isinstance(value, numbers.Number) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
 def _axes(count: int) -> str:

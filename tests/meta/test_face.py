@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -75,8 +76,12 @@ def test_unknown_oracle() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("no.such.module", "oracle 'no.such.module' cannot be loaded: No module named 'no'"),
-        ("tests.support.zoo:nobody", "cannot be loaded: module 'tests.support.zoo' has no"),
+        ("no.such.module", "cannot be loaded: ModuleNotFoundError: No module named 'no'"),
+        ("nomodule:thing", "cannot be loaded: ModuleNotFoundError: No module named 'nomodule'"),
+        ("kernels/my_kernel.py", "is a path: give a module as Python imports it"),
+        ("tests.meta.broken_oracles:box", "domain must be a Domain(Box(...), ...), not a Box"),
+        ("tests.meta.broken_oracles:number", "distribution=5 must be the name of a package"),
+        ("tests.support.zoo:nobody", "cannot be loaded: AttributeError: module"),
         ("reference.conv", "lacks distribution, domain, grads: an oracle has the names"),
     ],
 )
@@ -141,7 +146,7 @@ def test_a_failure_is_kept_and_replayed(tmp_path: Path) -> None:
     assert code == pytest.ExitCode.TESTS_FAILED
     [kept] = tmp_path.iterdir()
     assert re.fullmatch(r"tests-support-mutants-group_offset-differs-\w{12}\.json", kept.name)
-    assert f"kept; to see it again: pytest --replay={kept}" in output
+    assert f"kept; to see it again: pytest --oracle={name} --replay={kept}" in output
     assert re.match(f"{name} {WRONG_DX}", load(kept).message)
     for arguments in (["tests/verification/test_kept.py"], [f"--replay={kept}"]):
         code, output = run_pytest(*options, *arguments)
@@ -149,6 +154,58 @@ def test_a_failure_is_kept_and_replayed(tmp_path: Path) -> None:
         assert f"Disagreement: {load(kept).message.splitlines()[0]}" in output
         assert rows(output)["numerical"][1:3] == ["1", "exact"]
     assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "words"),
+    [
+        ({"dtype": "int32"}, [], "numerical does not take kept.json: dtype int32"),
+        ({}, [EXACT], "--replay needs tests/verification/test_kept.py: give no other path"),
+    ],
+)
+def test_replay_that_asks_nobody(
+    changes: dict[str, str], arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    """A replay in which nothing is asked is not green."""
+    array = {"dtype": "float32", "shape": [1, 1, 1], "values": [1], **changes}
+    params = {"stride": [1], "padding": [[0, 0]], "dilation": [1], "groups": 1}
+    problem = {**params, "arrays": {"x": array, "w": array, "dy": array}}
+    words_of = dict.fromkeys(("oracle", "version", "kind", "message"), "")
+    kept = tmp_path / "kept.json"
+    kept.write_text(json.dumps({"format": 1, "problem": problem, **words_of}))
+    code, output = run_pytest("--oracle", "numerical", f"--replay={kept}", *arguments)
+    assert code != pytest.ExitCode.OK
+    assert words in output
+
+
+def test_what_cannot_be_kept_is_still_said(tmp_path: Path) -> None:
+    """A directory that cannot be written hides no verdict."""
+    (tmp_path / "file").touch()
+    name = "tests.support.mutants:group_offset"
+    directory = f"--regressions={tmp_path / 'file' / 'directory'}"
+    code, output = run_pytest(directory, "--oracle", name, EXACT, "-k", "1d-float32")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert re.search(rf"Disagreement: {name} {WRONG_DX}", output)
+    assert "could not be kept in" in output
+
+
+def test_the_oracle_of_the_readme(tmp_path: Path) -> None:
+    """The example, with its computation filled in, is verified by the command beside it."""
+    readme = (ROOT / "README.md").read_text()
+    code = readme.partition("# my_kernel.py\n")[2].partition("```")[0]
+    computation = "conv_backward(x, w, dy, params)"
+    filled = code.replace("dx, dw, db = ...", f"g = {computation}; dx, dw, db = g.dx, g.dw, g.db")
+    assert filled != code
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "my_kernel.py").write_text(
+        f"from reference import conv_backward\n{filled}"
+    )
+    command = "pytest tests/verification --oracle kernels.my_kernel --oracle numerical"
+    assert command in readme
+    arguments = [*command.split()[1:], "-k", "not laws and not numerical"]
+    exit_code, output = run_pytest(*arguments, PYTHONPATH=str(tmp_path))
+    assert exit_code == pytest.ExitCode.OK, output
+    assert rows(output)["kernels.my_kernel"][2:6] == ["exact", "exact", "exact", "-"]
 
 
 def test_replay_of_nothing() -> None:
@@ -225,11 +282,17 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert last == ""
 
 
-def test_time_limit_of_nothing() -> None:
-    """A time limit of zero is refused, not taken for the default."""
-    code, output = run_pytest("--time-limit", "0", EXACT)
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf"])
+def test_time_limit_of_nothing(limit: str) -> None:
+    """A time limit that is none is refused, not taken for the default."""
+    code, output = run_pytest("--time-limit", limit, EXACT)
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert "--time-limit 0.0: must be above 0" in output
+    assert f"--time-limit {float(limit)}: must be above 0, and at most a day" in output
+
+
+def test_the_module_of_an_oracle_in_the_tree() -> None:
+    """Its dotted name means the same oracle, which the ledger knows."""
+    assert find("oracles.pytorch").name == "pytorch"
 
 
 def test_both_tables_say_the_same() -> None:

@@ -59,6 +59,7 @@ def save(verdict: Verdict, version: str, directory: Path) -> Path:
         with os.fdopen(descriptor, "w") as file:
             json.dump(content, file, indent=1)
             file.write("\n")
+        Path(temporary).chmod(0o644)  # for whoever reads it in CI
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink()
@@ -86,7 +87,7 @@ def kept_files(directory: Path) -> list[Path]:
 
 
 def problem_to_json(problem: ConvProblem) -> dict[str, Any]:
-    """`problem` as what JSON can hold, value for value."""
+    """`problem`, of float data, as what JSON can hold, value for value."""
     params = problem.params
     return {
         "stride": params.stride,

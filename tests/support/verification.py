@@ -9,6 +9,7 @@ from pathlib import Path
 
 from oracles import divergences
 from oracles.compare import Disagreement, Verdict, judge
+from oracles.protocol import NotStarted
 from oracles.registry import Entry, connect
 from oracles.worker import Connection
 from reference.problem import ConvProblem
@@ -35,6 +36,7 @@ class Verification:
     ) -> None:
         self.tally = tally
         self.kept = list(replay) or kept_files(regressions)
+        self.replaying = bool(replay)
         self._regressions = regressions
         self.activity = ""
         self._entries = {entry.name: entry for entry in entries}
@@ -85,11 +87,19 @@ class Verification:
         except BaseException as error:
             for failure in getattr(error, "exceptions", (error,)):
                 if isinstance(failure, Disagreement):
-                    verdict = failure.verdict
-                    version = self.entry(verdict.oracle).version or ""
-                    path = save(verdict, version, self._regressions)
-                    failure.add_note(f"kept; to see it again: pytest --replay={path}")
+                    failure.add_note(self._keep(failure.verdict))
             raise
+
+    def _keep(self, verdict: Verdict) -> str:
+        """Keep the problem of `verdict`; returns what to tell the user."""
+        if verdict.kind == NotStarted.kind:
+            return "not kept: no problem is to blame"
+        version = self.entry(verdict.oracle).version or ""
+        try:
+            path = save(verdict, version, self._regressions)
+        except OSError as error:
+            return f"could not be kept in {self._regressions}: {error.strerror}"
+        return f"kept; to see it again: pytest --oracle={verdict.oracle} --replay={path}"
 
     def known(self, oracle: str, problem: ConvProblem) -> bool:
         """Whether the ledger says that this version of `oracle` goes wrong on `problem`."""

@@ -68,8 +68,8 @@ PARAMS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: ConvParams(stride=(2,)),
         ValueError,
-        "padding=((0, 0), (0, 0)): has 2 axes, but stride=(2,) has 1; "
-        "give every axis in all of stride, padding and dilation",
+        "stride=(2,), padding=((0, 0), (0, 0)), dilation=(1, 1): must have as many axes each, but "
+        "have 1, 2 and 2; give every axis in all three",
     ),
     (
         lambda: ConvParams((1,) * 4, ((0, 0),) * 4, (1,) * 4),
@@ -91,6 +91,34 @@ PARAMS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "x_shape=(1, 4, 1), w_shape=(3, 3, 1, 1): must be (N, *S, C) and (*K, C/groups, F) with as "
         "many sizes in S as in K, 1 to 3 of them",
+    ),
+    (
+        lambda: ConvParams(stride=b"ab"),
+        TypeError,
+        "stride=b'ab': must be a tuple with one int per spatial axis; short forms of parameters "
+        "are worked out by ConvParams.of(x.shape, w.shape, ...)",
+    ),
+    (
+        lambda: ConvParams(stride={1, 2}),
+        TypeError,
+        "stride={1, 2}: must be a tuple with one int per spatial axis; short forms of parameters "
+        "are worked out by ConvParams.of(x.shape, w.shape, ...)",
+    ),
+    (
+        lambda: ConvParams.of((1, 4.5, 4, 1), (3, 3, 1, 1)),
+        TypeError,
+        "x_shape=4.5: must be an int, got float",
+    ),
+    (
+        lambda: ConvParams.of(5, (3, 3, 1, 1)),
+        TypeError,
+        "x_shape=5: must be a tuple with one int per spatial axis; short forms of parameters are "
+        "worked out by ConvParams.of(x.shape, w.shape, ...)",
+    ),
+    (
+        lambda: output_size((4,), (3,), None),
+        TypeError,
+        "params=None: must be a ConvParams, got NoneType",
     ),
     (
         lambda: output_size((4,), (3, 3), ConvParams()),
@@ -150,19 +178,19 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"x": [[1.0]]},
         TypeError,
-        "x=[[1.0]]: must be a NumPy array, got list; np.asarray(x, dtype) makes one",
+        "x=[[1.0]]: must be a plain NumPy array, got list; np.asarray(x, dtype) makes one",
     ),
     (
         {"x": zeros(2, 5, 4, 4, dtype=np.float64)},
         TypeError,
         "w.dtype=float32: must be x's dtype float64, all arrays of a problem share one; "
-        "w.astype(x.dtype) converts it",
+        "convert it or x with astype",
     ),
     (
         {"dy": zeros(2, 3, 3, 6, dtype=np.int32)},
         TypeError,
         "dy.dtype=int32: must be x's dtype float32, all arrays of a problem share one; "
-        "dy.astype(x.dtype) converts it",
+        "convert it or x with astype",
     ),
     (
         {"w": zeros(3, 2, 2, 6, dtype=bool)},
@@ -179,6 +207,17 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
         {"x": np.full((2, 5, 4, 4), "a", object)},
         TypeError,
         "x.dtype=object: must be a real number type",
+    ),
+    (
+        {"x": np.ma.masked_array(zeros(2, 5, 4, 4))},
+        TypeError,
+        "x=masked_array(",
+    ),
+    (
+        {"x": zeros(2, 5, 4, 4, dtype=">f4")},
+        TypeError,
+        "x.dtype=dtype('>f4'): must be in this machine's byte order; "
+        "x.astype(x.dtype.newbyteorder('=')) makes it so",
     ),
     (
         {"x": zeros(2, 5, 4)},

@@ -249,4 +249,6 @@ def test_short_forms() -> None:
         (2, 2), ((1, 1), (1, 1)), (3, 3), 2
     )
     assert ConvParams.of(*shapes, padding=(1, (0, 2))).padding == ((1, 1), (0, 2))
+    assert ConvParams.of(*shapes, stride=np.array(2), padding=np.int64(1)).stride == (2, 2)
+    assert ConvParams.of(*shapes, stride=np.array([2, 3])).stride == (2, 3)
     assert ConvParams.of(*shapes, padding="VALID") == ConvParams()
