@@ -21,7 +21,8 @@ class Verification:
     """One run's oracles, each connected once.
 
     `activity` says what is slow just now; `kept` are the counterexamples to begin with, those in
-    the directory `regressions`, or `replay`.
+    the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
+    is not asked is no success.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Verification:
     ) -> None:
         self.tally = tally
         self.kept = list(replay) or kept_files(regressions)
-        self.replaying = bool(replay)
+        self.must_ask = bool(replay) and len(entries) == 1
         self._regressions = regressions
         self.activity = ""
         self._entries = {entry.name: entry for entry in entries}
