@@ -153,6 +153,32 @@ def test_killed_from_outside(victim: str, start) -> None:
     assert any("SIGSEGV" in incident.words for incident in worker.incidents)
 
 
+def test_a_zygote_that_is_stopped_is_no_fault_of_the_problem(
+    start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one is started, the problem is answered, and it is said."""
+    monkeypatch.setattr("oracles.worker.FORK_LIMIT", 0.5)
+    worker = start("right")
+    assert judge(worker, PROBLEM).kind == "agrees"
+    os.kill(worker._zygote.pid, signal.SIGSTOP)
+    os.kill(worker._child, signal.SIGKILL)
+    assert judge(worker, PROBLEM).kind == "agrees"
+    assert "loses its zygote, which hangs" in [incident.words for incident in worker.incidents]
+
+
+def test_what_pytest_can_import_the_process_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An oracle that only this interpreter's sys.path finds answers from its own process."""
+    (tmp_path / "only_here.py").write_text("from tests.support.zoo import right\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    worker = connect(find("only_here:right"))
+    try:
+        assert judge(worker, PROBLEM).kind == "agrees"
+    finally:
+        worker.close()
+
+
 def test_an_import_that_fails_is_named(start) -> None:
     """An oracle whose process cannot be started says so, each time it is asked."""
     worker = start("right", python="/bin/false")

@@ -115,7 +115,8 @@ def write_summary(
     if tally.counts:
         reporter.section("agreement with the NumPy reference")
         rows = table_rows(entries, tally)
-        draw = rich_table if reporter.isatty else plain_table
+        narrow = reporter._tw.fullwidth < 78  # then rich would cut the words short
+        draw = rich_table if reporter.isatty and not narrow else plain_table
         reporter.write_line(draw(rows, reporter._tw.fullwidth))
         for entry in entries:
             if not entry.installed:
