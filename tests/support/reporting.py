@@ -140,14 +140,19 @@ def plain_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
 
 def rich_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
     """The table for a terminal `width` columns wide, with colours."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     styles = {"exact": "green", "failed": "bold red", "no answer": "bold red"}
-    table = Table()
+    gap = 1 if width >= 100 else 0
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False)
     for column in COLUMNS:
         numeric = column in ("problems", "left out by ledger", "seconds")
-        table.add_column(column, justify="right" if numeric else "left")
+        wraps = column == "left out by ledger"
+        table.add_column(
+            column, justify="right" if numeric else "left", no_wrap=not wraps, min_width=6
+        )
     for row in rows:
         table.add_row(*(f"[{styles[c]}]{c}[/]" if c in styles else c for c in row))
     text = io.StringIO()
