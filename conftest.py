@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -51,6 +52,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where counterexamples are kept and read (default: tests/regressions)",
     )
     group.addoption(
+        "--no-ledger",
+        action="store_true",
+        help="ask also where oracles/divergences.py says that an oracle goes wrong",
+    )
+    group.addoption(
+        "--keep-going",
+        action="store_true",
+        help="after a failure leave out what such failures have in common, and look for others",
+    )
+    group.addoption(
         "--time-limit",
         type=float,
         default=TIME_LIMIT,
@@ -95,6 +106,8 @@ def pytest_configure(config: pytest.Config) -> None:
         time_limit=limit,
         regressions=Path(config.getoption("--regressions") or REGRESSIONS),
         replay=replay,
+        ledger=not config.getoption("--no-ledger"),
+        keep_going=config.getoption("--keep-going"),
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
@@ -107,6 +120,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [
         f"oracles: {', '.join(present) or 'none'}",
         *(entry.missing for entry in entries if not entry.installed),
+        *(
+            f"an earlier run was killed; what it was asking is kept: --replay={path}"
+            for path in config.stash[VERIFICATION].recovered
+        ),
     ]
 
 
@@ -146,9 +163,10 @@ def verification(request: pytest.FixtureRequest) -> Verification:
 
 
 @pytest.fixture
-def oracle(request: pytest.FixtureRequest, verification: Verification) -> Connection:
+def oracle(request: pytest.FixtureRequest, verification: Verification) -> Iterator[Connection]:
     """One oracle, ready to be asked; its process is started when it is first asked."""
-    return verification.connection(request.param)
+    yield verification.connection(request.param)
+    verification.calm()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -6,14 +6,15 @@ summation gives the same result and agreement is `==`. There is no tolerance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from oracles.protocol import OracleError, describe
+from oracles.protocol import Differs, Evidence, OracleError, describe
 from oracles.worker import Connection
 from reference.conv import conv_backward, conv_forward
 from reference.naive import naive_conv_backward, naive_conv_forward
@@ -26,9 +27,14 @@ EXACT_LIMIT = 20_000  # elements of dy up to which the court computes in rationa
 class Disagreement(AssertionError):
     """A verdict other than "agrees"; the first line says who is wrong, where and by how much."""
 
-    def __init__(self, message: str, verdict: Verdict) -> None:
-        super().__init__(message)
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__()
         self.verdict = verdict
+
+    def __str__(self) -> str:
+        verdict = self.verdict
+        log = f"\n\n{verdict.log}" if verdict.log else ""
+        return f"{verdict.message}\n\n{reproduction(verdict)}{log}"
 
 
 class NoAnswer(Disagreement):
@@ -41,24 +47,30 @@ class Verdict:
 
     `kind` is "agrees", "differs" or the kind of an `OracleError` ("crashes", "hangs", "raises",
     "malformed", "does not start"). `results` says of dx, dw, db and y whether they agree, None
-    where the oracle does not claim it. `log` is what the oracle's process wrote.
+    where the oracle does not claim it. `log` is what the oracle's process wrote, `evidence` what
+    makes the fault show. `words` are the message, or what finds it out: only one failure in many is
+    shown to somebody, and the court takes its time.
     """
 
     oracle: str
     problem: ConvProblem
     kind: str
-    message: str = ""
+    words: str | Callable[[], str] = ""
     results: dict[str, bool | None] = field(default_factory=dict)
     log: str = ""
+    evidence: Evidence | None = None
+
+    @functools.cached_property
+    def message(self) -> str:
+        """Who is wrong, where and by how much, in one line or two; "" if the oracle agrees."""
+        return self.words if isinstance(self.words, str) else self.words()
 
     def check(self) -> None:
         """Raise Disagreement, with a script that shows it, unless the oracle agrees."""
         __tracebackhide__ = True
         if self.kind == "agrees":
             return
-        log = f"\n\n{self.log}" if self.log else ""
-        message = f"{self.message}\n\n{reproduction(self.oracle, self.problem)}{log}"
-        raise (Disagreement if self.kind == "differs" else NoAnswer)(message, self)
+        raise (Disagreement if self.kind == "differs" else NoAnswer)(self)
 
 
 def judge(
@@ -66,51 +78,104 @@ def judge(
 ) -> Verdict:
     """Ask `oracle` for the gradients of `problem` and compare them with the reference's.
 
-    `witnesses` are the oracles that are asked too if the two differ. An answer that differs but is
-    right in a new process is an incident: something has spoilt the memory of the old one.
+    `witnesses` are the oracles that are asked too if the two differ. The verdict's problem is the
+    one to blame: where something that was asked before has spoilt the oracle's memory, it is that.
     """
-    verdict = _judge_once(oracle, problem, witnesses)
-    if verdict.kind != "differs" or not oracle.renew():
-        return verdict
-    again = _judge_once(oracle, problem, witnesses)
-    if again.kind == "agrees":
-        words = verdict.message.removeprefix(f"{oracle.name} ").partition(" [")[0]
-        oracle.report(f"{words}; right in a new process", problem)
-    return again
-
-
-def _judge_once(
-    oracle: Connection, problem: ConvProblem, witnesses: Sequence[Connection]
-) -> Verdict:
-    about = f"[{describe(problem)}]"
     try:
         want = reference_grads(problem)
     except Exception as error:
-        message = f"reference raises {type(error).__name__}: {error} {about}"
+        message = f"reference raises {type(error).__name__}: {error} [{describe(problem)}]"
         return Verdict(oracle.name, problem, "differs", message)
+
+    def wrong(asked: ConvProblem, got: ConvGrads) -> Differs | None:
+        right = want if asked is problem else reference_grads(asked)
+        words = _difference(oracle.name, asked, got, right)
+        return Differs(words, grads=got) if words else None
+
     try:
-        got = oracle.grads(problem)
+        got = oracle.grads(problem, wrong)
     except OracleError as error:
-        message = f"{oracle.name} {error} {about}"
-        return Verdict(oracle.name, problem, error.kind, message, log=error.log)
-    message = ""
+        fault = error  # which the name `error` does not outlive
+    else:
+        return Verdict(oracle.name, problem, "agrees", results=_results(problem, got, want))
+    evidence = fault.evidence or Evidence(problem)
+    guilty = evidence.problem
     results: dict[str, bool | None] = {}
+    if isinstance(fault, Differs):
+        want = want if guilty is problem else reference_grads(guilty)
+        results = _results(guilty, fault.grads, want)
+    return Verdict(
+        oracle.name,
+        guilty,
+        fault.kind,
+        lambda: _sentence(oracle, fault, evidence, want, witnesses),
+        results,
+        fault.log,
+        evidence,
+    )
+
+
+def _sentence(
+    oracle: Connection,
+    fault: OracleError,
+    evidence: Evidence,
+    want: ConvGrads,
+    witnesses: Sequence[Connection],
+) -> str:
+    """The message of a verdict other than "agrees"."""
+    about = f"[{describe(evidence.problem)}]"
+    message = f"{oracle.name} {fault} {about}"
+    if isinstance(fault, Differs):
+        message = f"{fault}{evidence} {about}"
+        if (found := _first_wrong(fault.grads, want, evidence.problem)) is not None:
+            message = _court(oracle, evidence, *found, fault.grads, want, witnesses)
+    if evidence.before:
+        message += f"\nasked before it: [{describe(evidence.before[-1])}]"
+    if evidence.seen_at is not None:
+        message += f"\nfirst seen while it answered [{describe(evidence.seen_at)}]"
+    return message
+
+
+def _compared(
+    problem: ConvProblem, got: ConvGrads, want: ConvGrads
+) -> Iterator[tuple[str, Array, Array, Array]]:
+    """Name, answer, right answer and the array of equal form, of each result that was claimed."""
     for name, like in (("dx", problem.x), ("dw", problem.w), ("db", problem.b), ("y", problem.dy)):
-        answer, expected = getattr(got, name), getattr(want, name)
-        if answer is None or expected is None or like is None:
-            results[name] = None
-            continue
-        form = _wrong_form("reference", name, expected, like)
-        form = form or _wrong_form(oracle.name, name, answer, like)
-        index = None if form else first_difference(answer, expected)
-        results[name] = not form and index is None
-        if message or results[name]:
-            continue
+        answer, right = getattr(got, name), getattr(want, name)
+        if answer is not None and right is not None and like is not None:
+            yield name, answer, right, like
+
+
+def _difference(who: str, problem: ConvProblem, got: ConvGrads, want: ConvGrads) -> str:
+    """A sentence on the first result that is not the right one; "" if they all are."""
+    for name, answer, right, like in _compared(problem, got, want):
+        form = _wrong_form("reference", name, right, like) or _wrong_form(who, name, answer, like)
         if form:
-            message = f"{form} {about}"
-        elif index is not None:
-            message = _court(oracle, problem, name, index, got, want, witnesses)
-    return Verdict(oracle.name, problem, "differs" if message else "agrees", message, results)
+            return form
+        if (index := first_difference(answer, right)) is not None:
+            return f"{who} {name}[{', '.join(map(str, index))}] = {_number(answer[index])}"
+    return ""
+
+
+def _first_wrong(
+    got: ConvGrads, want: ConvGrads, problem: ConvProblem
+) -> tuple[str, tuple[int, ...]] | None:
+    """The first result that is not the right one, and where; None if it has not even the form."""
+    for name, answer, right, like in _compared(problem, got, want):
+        if any(_wrong_form("", name, array, like) for array in (answer, right)):
+            return None
+        if (index := first_difference(answer, right)) is not None:
+            return name, index
+    return None
+
+
+def _results(problem: ConvProblem, got: ConvGrads, want: ConvGrads) -> dict[str, bool | None]:
+    """Of dx, dw, db and y, whether they agree; None where there is nothing to compare."""
+    results: dict[str, bool | None] = dict.fromkeys(RESULTS)
+    for name, answer, right, like in _compared(problem, got, want):
+        formed = not any(_wrong_form("", name, array, like) for array in (answer, right))
+        results[name] = formed and first_difference(answer, right) is None
+    return results
 
 
 def _wrong_form(who: str, name: str, array: Array, like: Array) -> str:
@@ -149,21 +214,31 @@ def exact_grads(problem: ConvProblem) -> ConvGrads:
     return ConvGrads(grads.dx, grads.dw, None if b is None else grads.db, y)
 
 
-def reproduction(oracle: str, problem: ConvProblem) -> str:
-    """A script, to be run from the project's root, that judges `oracle` on `problem`."""
-    return (
-        "import numpy as np\n"
-        "from oracles import registry\n"
-        "from oracles.compare import judge\n"
-        "from reference import ConvParams, ConvProblem\n\n"
-        f"problem = {problem!r}\n"
-        f"judge(registry.connect(registry.find({oracle!r})), problem).check()"
-    )
+def reproduction(verdict: Verdict) -> str:
+    """A script, to be run from the project's root, that comes to `verdict` again."""
+    evidence = verdict.evidence or Evidence(verdict.problem)
+    lines = [
+        "import numpy as np",
+        "from oracles import registry",
+        "from oracles.compare import judge",
+        "from reference import ConvParams, ConvProblem",
+        "",
+        f"problem = {verdict.problem!r}",
+        f"oracle = registry.connect(registry.find({verdict.oracle!r}))",
+    ]
+    if evidence.before:
+        before = ", ".join(map(repr, evidence.before))
+        lines += [f"for other in [{before}]:", "    oracle.grads(other)"]
+    if evidence.asks > 1:
+        lines += [f"for _ in range({2 * evidence.asks}):", "    judge(oracle, problem).check()"]
+    else:
+        lines.append("judge(oracle, problem).check()")
+    return "\n".join(lines)
 
 
 def _court(
     oracle: Connection,
-    problem: ConvProblem,
+    evidence: Evidence,
     name: str,
     index: tuple[int, ...],
     got: ConvGrads,
@@ -171,6 +246,7 @@ def _court(
     witnesses: Sequence[Connection],
 ) -> str:
     """Who is wrong at `name`[`index`]: the reference only if rational arithmetic says so."""
+    problem = evidence.problem
     answers = {oracle.name: got, "reference": want}
     for witness in witnesses:
         if witness.name != oracle.name and witness.domain.accepts(problem):
@@ -199,7 +275,7 @@ def _court(
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "
         f"but should be {_number(truth[index])} (allowed 0; {bad} of {truth.size} elements differ; "
-        f"{', '.join(agree) or 'none'} agree) [{describe(problem)}]"
+        f"{', '.join(agree) or 'none'} agree){evidence} [{describe(problem)}]"
     )
     identity = _adjoint_identity(problem, name, answers[culprit]) if "exact" in answers else ""
     return sentence + identity

@@ -24,7 +24,8 @@ class Divergence:
 
     `versions` is a version specifier such as "==2.13.*", `upstream` a link or "not found upstream",
     `script` the file in tests/findings that shows it, needing that framework only, `needs` the
-    processor flag, as in /proc/cpuinfo, without which it does not show ("" for none).
+    processor flag, as in /proc/cpuinfo, without which it does not show ("" for none), `variants`
+    those of the oracle's variants that have the defect, "" for the oracle itself.
     """
 
     id: str
@@ -36,16 +37,23 @@ class Divergence:
     upstream: str
     script: str
     needs: str = ""
+    variants: tuple[str, ...] = ("",)
 
-    def covers(self, version: str) -> bool:
-        """Whether the record speaks of this version of its oracle, on this processor."""
-        return _in_range(self.versions, version) and (not self.needs or self.needs in cpu_flags())
+    @property
+    def names(self) -> list[str]:
+        """The names of the oracles that the record speaks of: NAME or NAME:VARIANT."""
+        return [f"{self.oracle}:{variant}".rstrip(":") for variant in self.variants]
+
+    def covers(self, name: str, version: str) -> bool:
+        """Whether the record speaks of this version of the oracle `name`, on this processor."""
+        present = not self.needs or self.needs in cpu_flags()
+        return name in self.names and _in_range(self.versions, version) and present
 
 
 def find(oracle: str, version: str, problem: ConvProblem) -> Divergence | None:
     """The record of `oracle` at `version` that `problem` falls under, or None."""
     for record in LEDGER:
-        if record.oracle == oracle and record.covers(version) and record.applies(problem):
+        if record.covers(oracle, version) and record.applies(problem):
             return record
     return None
 

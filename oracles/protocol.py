@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from reference.problem import RANKS, ConvGrads, ConvProblem
+from reference.problem import RANKS, Array, ConvGrads, ConvProblem
 
 GroupKind = Literal["one", "some", "depthwise"]
 StrideKind = Literal["one", "equal", "any"]
@@ -131,8 +131,12 @@ class Oracle(Protocol):
     """Anything that can answer a problem: a module or an object with these three names.
 
     `distribution` is the installed package whose version goes into reports: its name, several of
-    which any one will do, or None for code of our own, which then needs no process of its own. A
-    module may add a fourth, `preload`: the modules that its process imports before it forks.
+    which any one will do, or None for code of our own, which then needs no process of its own.
+
+    Three more names are optional. `preload`: the modules that its process imports before it forks.
+    `environment`: variables that are set in its process, a dict of str to str. `script`: a function
+    of a problem that returns source which, run where the NumPy arrays x, w, b and dy are, sets dx,
+    dw, db (None without b) and y with nothing but the framework; it makes a standalone script.
     """
 
     distribution: str | tuple[str, ...] | None
@@ -143,18 +147,56 @@ class Oracle(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """How a fault was made to show in a new process: `before`, then `problem`, `asks` times.
+
+    `seen_at` is the innocent problem at which it was first seen, None if that was `problem`.
+    """
+
+    problem: ConvProblem
+    before: tuple[ConvProblem, ...] = ()
+    asks: int = 1
+    seen_at: ConvProblem | None = None
+
+    def __str__(self) -> str:
+        words = f", when asked {self.asks} times in one process" if self.asks > 1 else ""
+        if self.before:
+            count = len(self.before)
+            words += f", after {count} other problem{'s' * (count > 1)} in the same process"
+        return words
+
+
 class OracleError(Exception):
-    """An oracle gave no answer that could be compared.
+    """An oracle gave no answer, or a wrong one.
 
     The message is a predicate to follow the oracle's name ("crashes with SIGSEGV"); `log` is what
-    its process wrote meanwhile, or a traceback.
+    its process wrote meanwhile, or a traceback; `evidence` says what made it show again.
     """
 
     kind = "fails"
 
-    def __init__(self, message: str, log: str = "") -> None:
+    def __init__(self, message: str, log: str = "", evidence: Evidence | None = None) -> None:
         super().__init__(message)
         self.log = log
+        self.evidence = evidence
+
+
+class Differs(OracleError):
+    """The oracle's answer is not the reference's."""
+
+    kind = "differs"
+
+    def __init__(
+        self,
+        message: str,
+        log: str = "",
+        evidence: Evidence | None = None,
+        *,
+        grads: ConvGrads,
+    ) -> None:
+        super().__init__(message, log, evidence)
+        self.grads = grads
 
 
 class Crashed(OracleError):
@@ -206,24 +248,40 @@ def describe(problem: ConvProblem) -> str:
     )
 
 
-def ask(oracle: Oracle, problem: ConvProblem) -> ConvGrads:
-    """The oracle's answer to a copy of `problem`, which it must not write to.
+class Caller:
+    """Asks one oracle, in this process, and sees to it that it keeps to its contract meanwhile."""
 
-    Raises Malformed if it does, or if the answer is none, and whatever the oracle raises.
-    """
-    given = ConvProblem(
-        problem.x.copy(order="K"),
-        problem.w.copy(order="K"),
-        None if problem.b is None else problem.b.copy(),
-        problem.dy.copy(order="K"),
-        problem.params,
-    )
-    grads = check_answer(problem, oracle.grads(given))
-    for name in ("x", "w", "b", "dy"):
-        before, after = getattr(problem, name), getattr(given, name)
-        if before is not None and before.tobytes() != after.tobytes():
-            raise Malformed(f"writes to its input {name}")
-    return grads
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self._last: list[tuple[str, Array, bytes]] = []  # the last answer, and what it was
+
+    def __call__(self, problem: ConvProblem) -> ConvGrads:
+        """The oracle's answer to a copy of `problem`, which it must not write to.
+
+        Raises Malformed if it does, if the answer is none, or if this call has changed the answer
+        to the one before; and whatever the oracle raises.
+        """
+        given = ConvProblem(
+            problem.x.copy(order="K"),
+            problem.w.copy(order="K"),
+            None if problem.b is None else problem.b.copy(),
+            problem.dy.copy(order="K"),
+            problem.params,
+        )
+        grads = check_answer(problem, self._oracle.grads(given))
+        for name in ("x", "w", "b", "dy"):
+            before, after = getattr(problem, name), getattr(given, name)
+            if before is not None and before.tobytes() != after.tobytes():
+                raise Malformed(f"writes to its input {name}")
+        last, self._last = self._last, []
+        for name, array, content in last:
+            if array.tobytes() != content:
+                raise Malformed(f"changes {name} of the answer that it gave before")
+        for name in ("dx", "dw", "db", "y"):
+            array = getattr(grads, name)
+            if array is not None and array.dtype != object:
+                self._last.append((name, array, array.tobytes()))
+        return grads
 
 
 def check_answer(problem: ConvProblem, answer: Any) -> ConvGrads:

@@ -1,7 +1,13 @@
-"""PyTorch: autograd over conv1d, conv2d and conv3d."""
+"""PyTorch: autograd over conv1d, conv2d and conv3d, on a channels-last view of x.
+
+Variants take other kernels: `contiguous` copies x to channels-first memory, `native` does without
+oneDNN.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oracles.protocol import Box, Domain
@@ -11,40 +17,98 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 distribution = "torch"
-preload = ("torch",)
+preload = ("torch", "torch.fx.experimental.symbolic_shapes")  # autograd imports it: half a second
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
 
 
-def grads(problem: ConvProblem) -> ConvGrads:
-    """dX, dW, db and y; asymmetric padding, which conv does not take, goes through F.pad."""
-    import torch
-    from torch.nn import functional as F
+@dataclass(frozen=True)
+class Variant:
+    """PyTorch asked in one way: whether x is copied to channels-first, and oneDNN is used."""
 
-    params = problem.params
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[params.rank - 1]
-    x = torch.from_numpy(problem.x).requires_grad_()
-    w = torch.from_numpy(problem.w).requires_grad_()
-    b = None if problem.b is None else torch.from_numpy(problem.b).requires_grad_()
-    padded = x.movedim(-1, 1)
-    padding = tuple(lo for lo, _ in params.padding)
-    if any(lo != hi for lo, hi in params.padding):
-        padded = F.pad(padded, [cells for pair in reversed(params.padding) for cells in pair])
-        padding = (0,) * params.rank
-    y = convolve(
-        padded,
-        w.movedim((-1, -2), (0, 1)).contiguous(),  # else: grad_weight must be contiguous
-        b,
-        stride=params.stride,
-        padding=padding,
-        dilation=params.dilation,
-        groups=params.groups,
-    ).movedim(1, -1)
-    inputs = [tensor for tensor in (x, w, b) if tensor is not None]
-    gradients = torch.autograd.grad(y, inputs, torch.from_numpy(problem.dy))
-    dx, dw, *db = map(_to_numpy, gradients)
-    return ConvGrads(dx, dw, db[0] if db else None, _to_numpy(y))
+    contiguous: bool = False
+    onednn: bool = True
+    distribution: str = distribution
+    preload: tuple[str, ...] = preload
+    domain: Domain = domain
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """dX, dW, db and y; asymmetric padding, which conv does not take, goes through F.pad."""
+        import torch
+        from torch.nn import functional as F
+
+        params = problem.params
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[params.rank - 1]
+        x = torch.from_numpy(problem.x).requires_grad_()
+        w = torch.from_numpy(problem.w).requires_grad_()
+        b = None if problem.b is None else torch.from_numpy(problem.b).requires_grad_()
+        moved = x.movedim(-1, 1)
+        if self.contiguous:
+            moved = torch.empty(moved.shape, dtype=moved.dtype).copy_(moved)
+        padding = tuple(lo for lo, _ in params.padding)
+        if _is_asymmetric(problem):
+            moved, padding = F.pad(moved, _pad_argument(problem)), (0,) * params.rank
+        flags = contextlib.nullcontext() if self.onednn else torch.backends.mkldnn.flags(False)
+        with flags:
+            y = convolve(
+                moved,
+                w.movedim((-1, -2), (0, 1)).contiguous(),  # else: grad_weight must be contiguous
+                b,
+                stride=params.stride,
+                padding=padding,
+                dilation=params.dilation,
+                groups=params.groups,
+            ).movedim(1, -1)
+            inputs = [tensor for tensor in (x, w, b) if tensor is not None]
+            gradients = torch.autograd.grad(y, inputs, torch.from_numpy(problem.dy))
+        dx, dw, *db = map(_to_numpy, gradients)
+        return ConvGrads(dx, dw, db[0] if db else None, _to_numpy(y))
+
+    def script(self, problem: ConvProblem) -> str:
+        """The same as source."""
+        params = problem.params
+        moved = "inputs[0].movedim(-1, 1)"
+        if self.contiguous:
+            moved = f"{moved}.clone(memory_format=torch.contiguous_format)"
+        padding = tuple(lo for lo, _ in params.padding)
+        if _is_asymmetric(problem):
+            moved, padding = f"F.pad({moved}, {_pad_argument(problem)})", (0,) * params.rank
+        lines = [
+            "import torch",
+            "from torch.nn import functional as F",
+            "torch.set_num_threads(1)",
+            *([] if self.onednn else ["torch.backends.mkldnn.enabled = False"]),
+            "inputs = [torch.from_numpy(a).requires_grad_() for a in (x, w, b) if a is not None]",
+            f"y = F.conv{params.rank}d(",
+            f"    {moved},",
+            "    inputs[1].movedim((-1, -2), (0, 1)).contiguous(),",
+            f"    {'None' if problem.b is None else 'inputs[2]'},",
+            f"    stride={params.stride},",
+            f"    padding={padding},",
+            f"    dilation={params.dilation},",
+            f"    groups={params.groups},",
+            ").movedim(1, -1)",
+            "gradients = torch.autograd.grad(y, inputs, torch.from_numpy(dy))",
+            "dx, dw, db = [*(g.contiguous().numpy() for g in gradients), None][:3]",
+            "y = y.detach().contiguous().numpy()",
+        ]
+        return "\n".join(lines)
+
+
+def _is_asymmetric(problem: ConvProblem) -> bool:
+    return any(lo != hi for lo, hi in problem.params.padding)
+
+
+def _pad_argument(problem: ConvProblem) -> list[int]:
+    """What F.pad takes: lo and hi of the last axis first."""
+    return [cells for pair in reversed(problem.params.padding) for cells in pair]
 
 
 def _to_numpy(tensor: Tensor) -> Array:
     array: Array = tensor.detach().contiguous().numpy()
     return array
+
+
+grads = Variant().grads
+script = Variant().script
+contiguous = Variant(contiguous=True)
+native = Variant(onednn=False)

@@ -1,8 +1,10 @@
 """Which oracles there are, which of them are installed, and how to install the others.
 
-Every module of this package with an oracle's three names is one; its name is the module's. From
-outside, "package.module" and "package.module:object" name one too. "NAME@path/to/python" is the
-same oracle under another interpreter, for another version or for dependencies that clash.
+Every module of this package with an oracle's three names is one; its name is the module's, and
+"NAME:VARIANT" is an object in it that is one too. From outside, "package.module" and
+"package.module:object" name one. "NAME[KEY=VALUE,...]" is the same oracle with environment
+variables of its own, "NAME@path/to/python" under another interpreter, for another version or for
+dependencies that clash; "NAME[KEY=VALUE]@path/to/python" is both.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ import difflib
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import oracles
 from oracles.protocol import Domain, Oracle
 from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
+from reference.problem import ConvProblem
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Entry:
     """One known oracle: `version` is None where its distribution is not installed.
 
     `ours` says that it is code of this project, which cannot crash, and needs no process. `python`
-    is the interpreter that its process runs.
+    is the interpreter that its process runs, `environment` what is set there beside what is
+    inherited.
     """
 
     name: str
@@ -36,11 +41,12 @@ class Entry:
     version: str | None
     ours: bool = False
     python: str = sys.executable
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
-        """The name without the interpreter."""
-        return self.name.partition("@")[0]
+        """The name without environment and interpreter: "NAME" or "NAME:VARIANT"."""
+        return re.split(r"[\[@]", self.name)[0]
 
     @property
     def installed(self) -> bool:
@@ -52,7 +58,7 @@ class Entry:
         """The sentence for an oracle that is not installed, with the line that installs it."""
         wanted = _distributions(self.oracle)[0]
         pip = "pip install -c constraints.txt"
-        if self.name != self.base:
+        if "@" in self.name:
             pip = f"{self.python} -m pip install"
         return f"{self.name} is not installed: {pip} {wanted}"
 
@@ -74,17 +80,45 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: entry.name)
 
 
+def variants(name: str) -> list[str]:
+    """The names of the variants of the oracle in the tree called `name`, sorted."""
+    module = importlib.import_module(f"oracles.{name}")
+    found = (key for key, value in vars(module).items() if _is_variant(value))
+    return sorted(f"{name}:{key}" for key in found)
+
+
+def _is_variant(value: object) -> bool:
+    return isinstance(value, Oracle) and not isinstance(value, type)
+
+
 def find(name: str) -> Entry:
-    """The oracle called `name`: in the tree, "package.module[:object]", and "@path/to/python".
+    """The oracle called `name`, in one of the forms that the module's docstring lists.
 
     Raises ValueError that says what is known, or what is wrong with the module or interpreter.
     """
-    base, _, python = name.removeprefix("oracles.").partition("@")
-    if python:
-        return _elsewhere(find(base), python)
+    form = re.fullmatch(r"([^\[\]@]*)(?:\[(.*)\])?(?:@(.*))?", name)
+    if form is None:
+        raise ValueError(f"oracle {name!r}: must have the form NAME[KEY=VALUE,...]@path/to/python")
+    base, settings, python = form.groups()
+    entry = _find_base(base.removeprefix("oracles."))
+    environment = {**getattr(entry.oracle, "environment", {}), **_environment(name, settings)}
+    entry = replace(entry, environment=environment, ours=entry.ours and not settings)
+    if settings is not None:
+        entry = replace(entry, name=f"{entry.name}[{settings}]")
+    return entry if python is None else _elsewhere(entry, python)
+
+
+def _find_base(name: str) -> Entry:
     known = {entry.name: entry for entry in entries()}
+    if name in known:
+        return known[name]
+    base, _, variant = name.partition(":")
     if base in known:
-        return known[base]
+        if name not in variants(base):
+            hint = _known(name, variants(base))
+            raise ValueError(f"oracle {name!r}: {base} has no variant {variant!r}: {hint}")
+        oracle = getattr(known[base].oracle, variant)
+        return replace(known[base], name=name, oracle=oracle, version=_version(oracle))
     if name.endswith(".py") or name.startswith("."):
         raise ValueError(
             f"oracle {name!r} is a path: give a module as Python imports it, package.module, and "
@@ -92,9 +126,27 @@ def find(name: str) -> Entry:
         )
     if "." in name or ":" in name:
         return _outside(name)
+    raise ValueError(f"oracle {name!r} is unknown: {_known(name, list(known))}")
+
+
+def _known(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"oracle {name!r} is unknown: known are {', '.join(known)}{hint}")
+    return f"known are {', '.join(known) or 'none'}{hint}"
+
+
+def _environment(name: str, settings: str | None) -> dict[str, str]:
+    """The variables in "KEY=VALUE,KEY=VALUE"; {} for None."""
+    if settings is None:
+        return {}
+    pairs = [setting.partition("=") for setting in settings.split(",")]
+    for key, equals, value in pairs:
+        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", key) or "\0" in value:
+            raise ValueError(
+                f"oracle {name!r}: [{settings}] must be KEY=VALUE,... with names of environment "
+                "variables, such as [ONEDNN_MAX_CPU_ISA=AVX2]"
+            )
+    return {key: value for key, _, value in pairs}
 
 
 def connect(
@@ -103,16 +155,25 @@ def connect(
     in_process: bool = False,
     time_limit: float = TIME_LIMIT,
     told: Callable[[str], None] = lambda _: None,
+    may_ask: Callable[[ConvProblem], bool] | None = None,
+    asked: Callable[[bytes], None] | None = None,
 ) -> Connection:
     """What answers problems for `entry`: our own code directly, all else in its own process.
 
     `in_process` asks a framework directly too: a crash then ends the run, but a debugger can see
-    it. `time_limit` is seconds per problem; `told` hears what is slow, such as an import.
+    it. The rest is as for `Worker`.
     """
     if in_process or entry.ours:
         return InProcess(entry.name, entry.oracle)
     return Worker(
-        entry.name, entry.oracle.domain, python=entry.python, time_limit=time_limit, told=told
+        entry.name,
+        entry.oracle.domain,
+        python=entry.python,
+        environment=entry.environment,
+        time_limit=time_limit,
+        told=told,
+        may_ask=may_ask,
+        asked=asked,
     )
 
 
@@ -157,7 +218,13 @@ def _elsewhere(entry: Entry, python: str) -> Entry:
             f"{(done.stderr.strip() or 'it says nothing').splitlines()[-1]}"
         )
     version = done.stdout.strip() or (None if wanted else "")
-    return Entry(f"{entry.name}@{python}", entry.oracle, version, python=str(Path(path).absolute()))
+    return replace(
+        entry,
+        name=f"{entry.name}@{python}",
+        version=version,
+        ours=False,
+        python=str(Path(path).absolute()),
+    )
 
 
 _PRINT_VERSION = """

@@ -4,75 +4,132 @@ Which operation: `depthwise_conv2d` where groups = C in 2-D and it takes the str
 which takes groups and dilation in float32; `convolution`, which moves space to batch, for dilation
 in float64. Padding is TensorFlow's own where it has one that is meant: VALID for none, SAME where
 the numbers are SAME's, explicit for conv2d and depthwise_conv2d; else tf.pad goes before VALID.
+
+The variant `native` does without oneDNN; its float32 kernels take what those of float64 take.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from oracles.protocol import Box, Domain
 from reference.problem import ConvGrads, ConvProblem, same_padding
 
-if TYPE_CHECKING:
-    Tensor = Any  # tensorflow ships no types
-
 distribution = ("tensorflow-cpu", "tensorflow")
 preload = ("tensorflow",)
+
+
+def _without_onednn(dtypes: tuple[str, ...]) -> tuple[Box, ...]:
+    """What Eigen's kernels take.
+
+    "do not yet support dilation rates larger than 1", which `convolution` gets round at stride 1;
+    no gradients for groups but depthwise.
+    """
+    return (
+        Box(ranks=(1, 2, 3), dtypes=dtypes, groups=("one",), dilation="one"),
+        Box(ranks=(1, 2, 3), dtypes=dtypes, groups=("one",), stride="one"),
+        Box(ranks=(2,), dtypes=dtypes, groups=("depthwise",), stride="equal", dilation="one"),
+        Box(ranks=(2,), dtypes=dtypes, groups=("depthwise",), stride="one"),
+    )
+
+
 domain = Domain(
     Box(ranks=(1, 2), dtypes=("float32",)),
     # conv3d: "input depth must be divisible by filter depth" for groups
     Box(ranks=(3,), dtypes=("float32",), groups=("one",)),
-    # float64: "do not yet support dilation rates larger than 1", and no grouped kernels
-    Box(ranks=(1, 2, 3), dtypes=("float64",), groups=("one",), dilation="one"),
-    Box(ranks=(1, 2, 3), dtypes=("float64",), groups=("one",), stride="one"),
-    Box(ranks=(2,), dtypes=("float64",), groups=("depthwise",), stride="equal", dilation="one"),
-    Box(ranks=(2,), dtypes=("float64",), groups=("depthwise",), stride="one"),
+    *_without_onednn(("float64",)),
 )
 
 
-def grads(problem: ConvProblem) -> ConvGrads:
-    """dX, dW, db and y."""
-    import tensorflow as tf
+@dataclass(frozen=True)
+class Variant:
+    """TensorFlow asked in one way; oneDNN has kernels of its own for `onednn_dtypes`."""
 
-    x, w = tf.constant(problem.x), tf.constant(problem.w)
-    b = None if problem.b is None else tf.constant(problem.b)
-    inputs = [tensor for tensor in (x, w, b) if tensor is not None]
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        y = _forward(problem, x, w)
-        if b is not None:
-            y = tf.nn.bias_add(y, b)
-    gradients = tape.gradient(y, inputs, output_gradients=tf.constant(problem.dy))
-    if None in gradients:
-        raise NotImplementedError(f"GradientTape gives no gradient for dtype {problem.dtype}")
-    dx, dw, *db = (gradient.numpy() for gradient in gradients)
-    return ConvGrads(dx, dw, db[0] if db else None, y.numpy())
+    onednn_dtypes: tuple[str, ...] = ("float32",)
+    distribution: tuple[str, ...] = distribution
+    preload: tuple[str, ...] = preload
+    domain: Domain = domain
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """dX, dW, db and y."""
+        import tensorflow as tf
+
+        call = self._call(problem)
+        x, w = tf.constant(problem.x), tf.constant(problem.w)
+        b = None if problem.b is None else tf.constant(problem.b)
+        inputs = [tensor for tensor in (x, w, b) if tensor is not None]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            padded = x if call.pads is None else tf.pad(x, call.pads)
+            shaped = w if call.shape is None else tf.reshape(w, call.shape)
+            y = getattr(tf.nn, call.name)(padded, shaped, **call.arguments)
+            if b is not None:
+                y = tf.nn.bias_add(y, b)
+        gradients = tape.gradient(y, inputs, output_gradients=tf.constant(problem.dy))
+        if None in gradients:
+            raise NotImplementedError(f"GradientTape gives no gradient for dtype {problem.dtype}")
+        dx, dw, *db = (gradient.numpy() for gradient in gradients)
+        return ConvGrads(dx, dw, db[0] if db else None, y.numpy())
+
+    def script(self, problem: ConvProblem) -> str:
+        """The same as source."""
+        call = self._call(problem)
+        arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+        x, w = "inputs[0]", "inputs[1]"
+        if call.pads is not None:
+            x = f"tf.pad({x}, {call.pads})"
+        if call.shape is not None:
+            w = f"tf.reshape({w}, {call.shape})"
+        y = f"tf.nn.{call.name}({x}, {w}, {arguments})"
+        if problem.b is not None:
+            y = f"tf.nn.bias_add({y}, inputs[2])"
+        return (
+            "import tensorflow as tf\n"
+            "inputs = [tf.constant(a) for a in (x, w, b) if a is not None]\n"
+            "with tf.GradientTape() as tape:\n"
+            "    tape.watch(inputs)\n"
+            f"    y = {y}\n"
+            "gradients = tape.gradient(y, inputs, output_gradients=tf.constant(dy))\n"
+            "dx, dw, db = [*(g.numpy() for g in gradients), None][:3]\n"
+            "y = y.numpy()"
+        )
+
+    def _call(self, problem: ConvProblem) -> _Call:
+        params = problem.params
+        stride, dilation = list(params.stride), list(params.dilation)
+        depthwise = _is_depthwise_conv2d(problem)
+        # conv2d: "Gradients for grouped convolutions are not supported" with explicit padding
+        takes_explicit = depthwise or (params.rank == 2 and params.groups == 1)
+        kind = _padding(problem, takes_explicit=takes_explicit)
+        pads = [[0, 0], *map(list, params.padding), [0, 0]]
+        name, shape = f"conv{params.rank}d", None
+        if depthwise:
+            name = "depthwise_conv2d"
+            shape = [*problem.kernel, params.groups, problem.w.shape[-1] // params.groups]
+            stride = [1, *stride, 1]
+        elif _is_dilated(problem) and problem.dtype.name not in self.onednn_dtypes:
+            name = "convolution"
+        elif params.rank > 1:
+            stride, dilation = [1, *stride, 1], [1, *dilation, 1]
+        arguments = {
+            "stride" if name == "conv1d" else "strides": stride,
+            "padding": {"EXPLICIT": pads, "tf.pad": "VALID"}.get(kind, kind),
+            "dilations": dilation,
+        }
+        return _Call(name, arguments, pads if kind == "tf.pad" else None, shape)
 
 
-def _forward(problem: ConvProblem, x: Tensor, w: Tensor) -> Tensor:
-    import tensorflow as tf
+@dataclass(frozen=True)
+class _Call:
+    """How to compute y: pad x by `pads` if any, reshape w to `shape` if any, call tf.nn.`name`."""
 
-    params = problem.params
-    stride, dilation = list(params.stride), list(params.dilation)
-    depthwise = _is_depthwise_conv2d(problem)
-    # conv2d: "Gradients for grouped convolutions are not supported" with explicit padding
-    takes_explicit = depthwise or (params.rank == 2 and params.groups == 1)
-    padding: Any = _padding(problem, takes_explicit=takes_explicit)
-    if padding == "EXPLICIT":
-        padding = [[0, 0], *map(list, params.padding), [0, 0]]
-    elif padding == "tf.pad":
-        x = tf.pad(x, [[0, 0], *params.padding, [0, 0]])
-        padding = "VALID"
-    if depthwise:
-        multiplier = problem.w.shape[-1] // params.groups
-        w = tf.reshape(w, [*problem.kernel, params.groups, multiplier])
-        return tf.nn.depthwise_conv2d(x, w, [1, *stride, 1], padding, dilations=dilation)
-    if _is_dilated(problem) and problem.dtype == "float64":
-        return tf.nn.convolution(x, w, strides=stride, padding=padding, dilations=dilation)
-    if params.rank == 1:
-        return tf.nn.conv1d(x, w, stride, padding, dilations=dilation)
-    convolve = tf.nn.conv2d if params.rank == 2 else tf.nn.conv3d
-    return convolve(x, w, [1, *stride, 1], padding, dilations=[1, *dilation, 1])
+    name: str
+    arguments: dict[str, Any]
+    pads: list[list[int]] | None
+    shape: list[int] | None
 
 
 def _padding(problem: ConvProblem, *, takes_explicit: bool) -> str:
@@ -104,3 +161,12 @@ def _is_depthwise_conv2d(problem: ConvProblem) -> bool:
 
 def _is_dilated(problem: ConvProblem) -> bool:
     return set(problem.params.dilation) != {1}
+
+
+grads = Variant().grads
+script = Variant().script
+native = Variant(
+    onednn_dtypes=(),
+    domain=Domain(*_without_onednn(("float32", "float64"))),
+    environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
+)

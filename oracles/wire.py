@@ -30,6 +30,11 @@ class Inbox:
         self._limit = limit
         self._bytes = bytearray()
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes there are of a message that is not whole yet."""
+        return len(self._bytes)
+
     def feed(self, data: bytes) -> None:
         """Add what was received."""
         self._bytes += data
@@ -64,12 +69,13 @@ def frame(header: Mapping[str, Any], *buffers: bytes) -> bytes:
     return _FRAME.pack(len(head), sum(map(len, buffers))) + head + b"".join(buffers)
 
 
-def encode_problem(problem: ConvProblem) -> bytes:
-    """`problem` as one message; raises Raised for numbers that cannot be sent."""
+def encode_problem(problem: ConvProblem, number: int = 0) -> bytes:
+    """`problem` as message `number`; raises Raised for numbers that cannot be sent."""
     if not _NUMERIC_DTYPE.fullmatch(problem.dtype.str):
         raise Raised(f"refuses dtype {problem.dtype}: it cannot be sent to another process")
     params = problem.params
     header = {
+        "number": number,
         "stride": params.stride,
         "padding": params.padding,
         "dilation": params.dilation,
@@ -85,13 +91,13 @@ def decode_problem(header: Mapping[str, Any], body: bytes) -> ConvProblem:
     return ConvProblem(arrays["x"], arrays["w"], arrays.get("b"), arrays["dy"], params)
 
 
-def encode_grads(grads: ConvGrads) -> bytes:
-    """`grads` as one message; raises Malformed for arrays that are not plain numbers."""
+def encode_grads(grads: ConvGrads, number: int = 0) -> bytes:
+    """`grads` as the answer to message `number`; raises Malformed if they are no plain numbers."""
     arrays = {"dx": grads.dx, "dw": grads.dw, "db": grads.db, "y": grads.y}
     for name, array in arrays.items():
         if array is not None and not _NUMERIC_DTYPE.fullmatch(array.dtype.str):
             raise Malformed(f"answers with {name} of dtype {array.dtype}, which is no plain number")
-    return _with_arrays({"status": "answered"}, arrays)
+    return _with_arrays({"status": "answered", "number": number}, arrays)
 
 
 def decode_grads(header: Mapping[str, Any], body: bytes) -> ConvGrads:

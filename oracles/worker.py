@@ -1,16 +1,18 @@
 """Asking an oracle without being harmed by it: its own process, a time limit, a second opinion.
 
 `Worker` keeps one zygote (`oracles.zygote`) and one child that computes. A child that dies or hangs
-is replaced by a fork, in milliseconds. A fault that shows again on the same problem in a fresh
-child is raised, an ordinary failure of that problem; one that does not is kept as an `Incident`,
-for the run to report, and the fresh child's answer counts.
+is replaced by a fork, in milliseconds. A fault that can be shown again in fresh children
+(`oracles.triage`) is raised, an ordinary failure of a problem; one that cannot is kept as an
+`Incident`, for the run to report, and the fresh child's answer counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -19,20 +21,23 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oracles import triage
 from oracles.protocol import (
+    Caller,
     Crashed,
     Domain,
+    Evidence,
     Hung,
     Malformed,
     NotStarted,
     Oracle,
+    OracleError,
     Raised,
-    ask,
 )
 from oracles.wire import Inbox, decode_grads, encode_problem
 from reference.problem import ConvGrads, ConvProblem
@@ -40,7 +45,9 @@ from reference.problem import ConvGrads, ConvProblem
 START_LIMIT = 180.0  # seconds for a framework's import
 FORK_LIMIT = 10.0  # seconds for a fork after it
 TIME_LIMIT = 30.0  # seconds for one problem
-FRESH_TRIES = 3  # fresh processes in which a crash may show again
+LOG_LIMIT = 64 << 20  # bytes that an oracle may write to stdout and stderr during one problem
+HISTORY_PROBLEMS = 5000  # most that one process is asked, so that its whole history is known
+HISTORY_BYTES = 64 << 20
 
 ONE_THREAD = dict.fromkeys(
     (
@@ -55,14 +62,27 @@ ONE_THREAD = dict.fromkeys(
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+Wrong = Callable[[ConvProblem, ConvGrads], OracleError | None]
+"""Says what is wrong with an answer, None if nothing is."""
+
+
+def never_wrong(problem: ConvProblem, grads: ConvGrads) -> None:
+    """Takes every answer."""
+    del problem, grads
+
+
 @dataclass(frozen=True)
 class Incident:
-    """A process that died, hung or was wrong once, and not when the problem was asked again."""
+    """A process that died, hung or was wrong once, and not when the problem was asked again.
+
+    `before` are the problems that the process had been asked before, the latest last.
+    """
 
     oracle: str
     words: str
     problem: ConvProblem | None
     log: str
+    before: tuple[ConvProblem, ...] = ()
 
 
 class InProcess:
@@ -72,25 +92,26 @@ class InProcess:
         self.name = name
         self.domain = oracle.domain
         self.incidents: list[Incident] = []
-        self._oracle = oracle
+        self._ask = Caller(oracle)
 
-    def grads(self, problem: ConvProblem) -> ConvGrads:
-        """The oracle's answer; raises Raised or Malformed."""
+    def grads(self, problem: ConvProblem, wrong: Wrong = never_wrong) -> ConvGrads:
+        """The oracle's answer; raises Raised, Malformed, or what `wrong` says of the answer."""
         try:
-            return ask(self._oracle, problem)
+            grads = self._ask(problem)
         except Malformed:
             raise
         except Exception as error:
             words = f"raises {type(error).__name__}: {error}"
             raise Raised(words, log=traceback.format_exc()) from error
+        if (difference := wrong(problem, grads)) is not None:
+            raise difference
+        return grads
 
-    def renew(self) -> bool:
-        """There is no process to renew: False."""
-        return False
+    def calm(self) -> None:
+        """There is no process to be careful with."""
 
-    def report(self, words: str, problem: ConvProblem | None, log: str = "") -> None:
-        """Keep an incident for the run to report."""
-        self.incidents.append(Incident(self.name, words, problem, log))
+    def renew(self) -> None:
+        """There is no process to renew."""
 
     def close(self) -> None:
         """Nothing to end."""
@@ -99,9 +120,11 @@ class InProcess:
 class Worker:
     """An oracle in a process of its own.
 
-    `name` is one the registry knows, `python` the interpreter to run it with. `time_limit` is
-    seconds per problem. `told` is called with a short text when something slow begins or ends, for
-    a progress display.
+    `name` is one the registry knows, `python` the interpreter to run it with, `environment` what is
+    set there beside what is inherited. `time_limit` is seconds per problem. `told` is called with a
+    short text when something slow begins or ends, for a progress display. `may_ask` says which
+    problems may be tried in the search for a smaller one; by default those in `domain`. `asked`
+    is called with every problem, in the form of `oracles.wire`, before it is asked.
     """
 
     def __init__(
@@ -110,13 +133,19 @@ class Worker:
         domain: Domain,
         *,
         python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
         time_limit: float = TIME_LIMIT,
         told: Callable[[str], None] = lambda _: None,
+        may_ask: Callable[[ConvProblem], bool] | None = None,
+        asked: Callable[[bytes], None] | None = None,
     ) -> None:
         self.name = name
         self.domain = domain
         self.incidents: list[Incident] = []
         self._python = python
+        self._environment = dict(environment or {})
+        self._may_ask = may_ask or domain.accepts
+        self._write_down = asked or (lambda _: None)
         self._time_limit = time_limit
         self._told = told
         self._zygote: subprocess.Popen[bytes] | None = None
@@ -125,23 +154,33 @@ class Worker:
         self._channel: socket.socket | None = None
         self._child = 0
         self._ended: dict[str, Any] | None = None  # the zygote's report of the current child's end
-        self._asked = 0  # problems that the current child has been sent
-        self._last_problem: ConvProblem | None = None
+        self._history: list[ConvProblem] = []  # what the current child has answered
+        self._history_bytes = 0
+        self._number = 0  # of the last problem sent
+        self._careful = 0  # times that each problem is asked in a new child; 0: once, in the same
+        self._confirmed: dict[bytes, OracleError] = {}
+        self._believed = False  # what is wrong, without being asked again in a new child
         self._never_started: NotStarted | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
+        fcntl.fcntl(self._log, fcntl.F_SETFL, os.O_APPEND)  # so that it can be cut short
         self._log_mark = 0
 
     def start(self) -> None:
         """Start the zygote without waiting for its import; later calls do nothing."""
         if self._zygote is not None:
             return
-        base = self.name.partition("@")[0]
+        base = re.split(r"[\[@]", self.name)[0]
         ours, theirs = socket.socketpair()
         with theirs:
             self._zygote = subprocess.Popen(
                 [self._python, "-m", "oracles.zygote", base, str(theirs.fileno())],
                 cwd=_ROOT,
-                env={**ONE_THREAD, **os.environ, "PYTHONPATH": self._python_path()},
+                env={
+                    **ONE_THREAD,
+                    **os.environ,
+                    **self._environment,
+                    "PYTHONPATH": self._python_path(),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -157,38 +196,113 @@ class Worker:
         paths = sys.path if self._python == sys.executable else [p for p in inherited if p]
         return os.pathsep.join([str(_ROOT), *(str(Path(path).absolute()) for path in paths)])
 
-    def grads(self, problem: ConvProblem) -> ConvGrads:
-        """The oracle's answer to `problem`.
+    def grads(self, problem: ConvProblem, wrong: Wrong = never_wrong) -> ConvGrads:
+        """The oracle's answer to `problem`, if `wrong` finds nothing wrong with it.
 
-        Raises Crashed or Hung if a fresh process does so too, Raised with what the oracle raised,
-        Malformed for an answer that is none, NotStarted if the framework could not be imported.
+        Raises, with the evidence, Crashed or Hung if a new process does so too, Raised with what
+        the oracle raised, Malformed for an answer that is none, and what `wrong` says. The evidence
+        may blame a problem that was asked before. Raises NotStarted if the framework cannot be
+        imported. A problem once found to do so is not asked again before `calm` is called.
         """
-        try:
-            return self._ask(problem)
-        except (Crashed, Hung) as error:
-            first = error
-        tries = FRESH_TRIES if isinstance(first, Crashed) else 1
-        for number in range(1, tries + 1):
+        if known := self._confirmed.get(_fingerprint(problem)) if self._confirmed else None:
+            raise known
+        if self._careful:
+            return self._ask_carefully(problem, wrong)
+        if len(self._history) >= HISTORY_PROBLEMS or self._history_bytes >= HISTORY_BYTES:
             self.end_child()
-            try:
-                grads = self._ask(problem)
-            except (Crashed, Hung) as error:
-                words = f"{error}, again in fresh process {number} of {tries}"
-                raise type(error)(words, log=error.log) from None
-        words = f"{first}; not again in {tries} fresh process{'es' * (tries > 1)}"
-        self.report(words, problem, first.log)
-        return grads
+        answered = len(self._history)
+        try:
+            grads = self._ask(problem)
+            first = wrong(problem, grads)
+            if first is None:
+                return grads
+            self._history.pop()
+        except (Crashed, Hung, Malformed) as error:
+            first = error
+        except Raised as error:
+            if not self._may_ask(problem):
+                raise
+            first = error
+        if not triage.is_sudden(first) and (self._believed or not answered):
+            raise first  # answered: 0 if the process was new
+        history = tuple(self._history)
+        self._told("triage of")
+        try:
+            found = triage.explain(
+                lambda problems: self._rehearse(problems, wrong),
+                problem,
+                history,
+                first,
+                self._may_ask,
+            )
+        finally:
+            self._told("")
+        if found is None and (shown := self._rehearse([problem], wrong)) is not None:
+            found = shown.error
+            found.evidence = Evidence(problem)
+        if found is not None:
+            self._remember(problem, found)
+            raise found
+        words = f"{first}; not again in fresh processes"
+        self.report(words, problem, first.log, history)
+        return self._last
 
-    def renew(self) -> bool:
-        """Have the next problem answered in a new process; False if the last one was already."""
-        if self._asked <= 1:
-            return False
+    def _ask_carefully(self, problem: ConvProblem, wrong: Wrong) -> ConvGrads:
+        """Ask in a new process, as often as it took for the last fault to show, and more."""
+        shown = self._rehearse([problem] * self._careful, wrong)
+        if shown is None:
+            return self._last
+        error, evidence = shown.error, Evidence(problem, (), shown.index + 1)
+        error.evidence = evidence
+        if triage.is_sudden(error):
+            error.args = (f"{error}, in a fresh process{evidence}",)
+        self._remember(problem, error)
+        raise error
+
+    def _remember(self, problem: ConvProblem, found: OracleError) -> None:
+        """Answer the same for the same problem, and be as careful as the evidence asks for."""
+        evidence = found.evidence
+        assert evidence is not None
+        if not triage.is_sudden(found) and not evidence.before and evidence.asks == 1:
+            self._believed = True  # it is wrong by itself, whenever it is asked
+            return
+        self._confirmed[_fingerprint(problem)] = found
+        if evidence.problem is problem and not evidence.before:
+            repeats = 1 if found.kind == Hung.kind else max(2, 4 * evidence.asks)
+            self._careful = max(self._careful, min(triage.REPEATS, repeats))
+
+    def calm(self) -> None:
+        """Forget the faults found so far: the next problem is asked once, in the usual process."""
+        self._careful = 0
+        self._believed = False
+        self._confirmed.clear()
+
+    def renew(self) -> None:
+        """Have the next problem answered in a new process."""
         self.end_child()
-        return True
 
-    def report(self, words: str, problem: ConvProblem | None, log: str = "") -> None:
+    def _rehearse(self, problems: Sequence[ConvProblem], wrong: Wrong) -> triage.Shown | None:
+        self.end_child()
+        for index, problem in enumerate(problems):
+            try:
+                self._last = self._ask(problem)
+            except NotStarted:
+                raise
+            except OracleError as error:
+                return triage.Shown(index, error)
+            if (difference := wrong(problem, self._last)) is not None:
+                return triage.Shown(index, difference)
+        return None
+
+    def report(
+        self,
+        words: str,
+        problem: ConvProblem | None,
+        log: str = "",
+        before: tuple[ConvProblem, ...] = (),
+    ) -> None:
         """Keep an incident for the run to report."""
-        self.incidents.append(Incident(self.name, words, problem, log))
+        self.incidents.append(Incident(self.name, words, problem, log, before))
 
     def close(self) -> None:
         """End the oracle's processes; nothing can be asked any more."""
@@ -211,22 +325,30 @@ class Worker:
     def _ask(self, problem: ConvProblem) -> ConvGrads:
         """One try, in the child that is there or in a new one."""
         channel = self._ready_channel()
-        self._last_problem = problem
-        self._asked += 1
-        self._log_mark = os.fstat(self._log.fileno()).st_size
-        sent = problem.x.nbytes + problem.w.nbytes + problem.dy.nbytes
-        inbox = Inbox(limit=(64 << 20) + 16 * sent)
+        self._number += 1
+        message = encode_problem(problem, self._number)
+        self._write_down(message)
+        self._log_mark = self._log_size()
+        if self._log_mark > LOG_LIMIT:
+            os.ftruncate(self._log.fileno(), 0)
+            self._log_mark = 0
+        inbox = Inbox(limit=(64 << 20) + 16 * len(message))
         deadline = time.monotonic() + self._time_limit
         try:
             channel.settimeout(self._time_limit)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                channel.sendall(encode_problem(problem))
-            while (message := inbox.message()) is None:
+                channel.sendall(message)
+            while (answer := inbox.message()) is None:
                 self._receive(channel, inbox, deadline)
-            header, body = message
+            header, body = answer
+            if (number := header.get("number")) != self._number:
+                raise Malformed(f"answers question {number!r:.20} when asked {self._number}")
             status, words = header.get("status"), str(header.get("message", ""))
             if status == "answered":
-                return decode_grads(header, body)
+                grads = decode_grads(header, body)
+                self._history.append(problem)
+                self._history_bytes += len(message)
+                return grads
         except TimeoutError:
             self.end_child()
             words = f"hangs: no answer within {self._time_limit:g} s"
@@ -242,8 +364,12 @@ class Worker:
         """Wait for bytes from the child into `inbox`; raises Crashed if it ends before."""
         assert self._control is not None
         remaining = max(deadline - time.monotonic(), 0)
-        readable, _, _ = select.select([channel, self._control], [], [], remaining)
+        readable, _, _ = select.select([channel, self._control], [], [], min(remaining, 0.5))
+        if self._log_size() - self._log_mark > LOG_LIMIT:
+            raise Malformed(f"writes more than {LOG_LIMIT >> 20} MiB to stdout and stderr")
         if not readable:
+            if remaining > 0.5:
+                return
             raise TimeoutError
         if channel in readable:
             data = b""
@@ -260,7 +386,8 @@ class Worker:
             self._read_event(deadline)
             if self._ended is None or select.select([channel], [], [], 0)[0]:
                 return  # another child's end, or the answer came before the end
-        raise Crashed(self._forget_child(), log=self._log_tail())
+        half = f" after {inbox.waiting} bytes of an answer" if inbox.waiting else ""
+        raise Crashed(f"{self._forget_child()}{half}", log=self._log_tail())
 
     def _forget_child(self) -> str:
         """Let go of a child that ended or closed its channel; returns the words for it."""
@@ -269,15 +396,15 @@ class Worker:
         return _ending(ended["status"]) if ended else "closes its channel without an answer"
 
     def _ready_channel(self) -> socket.socket:
-        """The channel to a live child; one that died since its last answer is an incident."""
+        """The channel to a live child; raises Crashed if one has died since its last answer."""
         try:
             while self._control is not None and select.select([self._control], [], [], 0)[0]:
                 self._read_event(time.monotonic() + 1)
         except Crashed as error:
-            self.report(str(error), self._last_problem, self._log_tail())
+            self.report(str(error), None, self._log_tail())
         if self._ended is not None:
             log = self._log_tail()
-            self.report(f"{self._forget_child()}, after it had answered", self._last_problem, log)
+            raise Crashed(self._forget_child(), log=log)
         return self._channel if self._channel is not None else self._fork()
 
     def _fork(self) -> socket.socket:
@@ -304,7 +431,7 @@ class Worker:
             self._end_zygote()
             if started:  # whoever stopped it, it was not this problem
                 words = str(error) or "loses its zygote, which hangs"
-                self.report(words, self._last_problem, self._log_tail())
+                self.report(words, None, self._log_tail())
                 return self._fork()
             if isinstance(error, TimeoutError):
                 error = NotStarted(f"does not start: no import within {START_LIMIT:g} s")
@@ -316,7 +443,7 @@ class Worker:
         finally:
             self._told("")
         self._child, self._channel, self._ended = event["pid"], ours, None
-        self._asked = 0
+        self._history, self._history_bytes = [], 0
         return ours
 
     def _read_event(self, deadline: float) -> dict[str, Any]:
@@ -356,12 +483,20 @@ class Worker:
             os.killpg(self._child, signal.SIGKILL)
         self._channel, self._child, self._ended = None, 0, None
 
+    def _log_size(self) -> int:
+        return os.fstat(self._log.fileno()).st_size
+
     def _log_tail(self) -> str:
         """The end of what the oracle's processes wrote to stdout and stderr since the question."""
-        size = os.fstat(self._log.fileno()).st_size
+        size = self._log_size()
         start = max(size - 4000, self._log_mark)
         tail = os.pread(self._log.fileno(), size - start, start)
         return tail.decode(errors="replace").strip()
+
+
+def _fingerprint(problem: ConvProblem) -> bytes:
+    """What only this problem has, value for value."""
+    return encode_problem(problem)
 
 
 def _ending(code: int) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from oracles import registry
-from oracles.protocol import Malformed, Oracle, ask
+from oracles.protocol import Caller, Malformed, Oracle
 from oracles.wire import Inbox, decode_problem, encode_grads, frame
 
 MEMORY_LIMIT = 8 << 30  # bytes that computing may map beyond what the import has
@@ -69,25 +69,22 @@ def main(name: str, control_fd: int) -> None:
 def serve(channel: socket.socket, oracle: Oracle) -> None:
     """Answer problems from `channel` until it closes."""
     inbox = Inbox(limit=1 << 40)
+    ask = Caller(oracle)
     while data := channel.recv(1 << 20):
         inbox.feed(data)
         while message := inbox.message():
-            channel.sendall(_answer(oracle, *message))
+            channel.sendall(_answer(ask, *message))
 
 
-def _answer(oracle: Oracle, header: dict[str, Any], body: bytes) -> bytes:
+def _answer(ask: Caller, header: dict[str, Any], body: bytes) -> bytes:
+    failure = {"number": header["number"], "status": "raised"}
     try:
-        return encode_grads(ask(oracle, decode_problem(header, body)))
+        return encode_grads(ask(decode_problem(header, body)), header["number"])
     except Malformed as error:
-        return frame({"status": "malformed", "message": str(error)})
+        return frame({**failure, "status": "malformed", "message": str(error)})
     except BaseException as error:
-        return frame(
-            {
-                "status": "raised",
-                "message": _words(error),
-                "traceback": traceback.format_exc()[-10_000:],
-            }
-        )
+        trace = traceback.format_exc()[-10_000:]
+        return frame({**failure, "message": _words(error), "traceback": trace})
 
 
 def _words(error: BaseException) -> str:

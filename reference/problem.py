@@ -22,6 +22,7 @@ Size: TypeAlias = tuple[int, ...]
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 RANKS = (1, 2, 3)
+_LONG = 16  # elements of one value beyond which a literal does not list them
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,8 @@ def array_literal(array: Array | None) -> str:
     dtype = repr(array.dtype.name)
     if array.size == 0:
         return f"np.zeros({array.shape}, {dtype})"
+    if array.size > _LONG and array.dtype != object and len(set(map(bytes, array.ravel()))) == 1:
+        return f"np.full({array.shape}, {_number_literal(array.flat[0])}, {dtype})"
     return f"np.array({_nested_literal(array)}, {dtype})"
 
 

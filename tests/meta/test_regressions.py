@@ -70,10 +70,10 @@ def test_a_write_that_fails_damages_nothing(
     path = save(VERDICT, "2.13.0", tmp_path)
     before = path.read_text()
 
-    def full_disk(content: object, file: object, indent: int) -> None:
+    def full_disk(path: Path, target: Path) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(regressions.json, "dump", full_disk)
+    monkeypatch.setattr(regressions.Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(VERDICT, "2.14.0", tmp_path)
     assert path.read_text() == before
@@ -88,7 +88,7 @@ def test_a_write_that_fails_damages_nothing(
         ("{", "not a kept counterexample: JSONDecodeError"),
         ("[]", "not a kept counterexample: TypeError"),
         ("{}", "not a kept counterexample: KeyError('format')"),
-        ('{"format": 2}', "format 2, but this project reads 1"),
+        ('{"format": 3}', "format 3, but this project reads 1 and 2"),
         (None, "cannot be read: No such file or directory"),
     ],
 )

@@ -1,7 +1,9 @@
 """Counterexamples, kept as JSON that depends on no version of anything, and read again.
 
-A file holds one problem and what was said of an oracle when it was kept. Its name is made from the
-oracle, the kind of the verdict and the problem, so the same finding has the same file.
+A file holds one problem, those that must be asked before it to make the fault show, and what was
+said of an oracle when it was kept. Its name is made from the oracle, the kind of the verdict and
+the problem, so the same finding has the same file. A standalone script lies beside it where there
+is one. Both appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,28 +21,30 @@ from typing import Any
 import numpy as np
 
 from oracles.compare import Verdict
+from oracles.protocol import Evidence
 from reference.problem import Array, ConvParams, ConvProblem
 
-FORMAT = 1
+FORMAT = 2
+SEEN_ONCE = "seen once"  # the kind of what could not be shown again
 _ARRAYS = ("x", "w", "b", "dy")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One counterexample: the problem, and of whom what was said."""
+    """One counterexample: of whom what was said, and what makes it show: see `Evidence`."""
 
     problem: ConvProblem
     oracle: str
     version: str
     kind: str
     message: str
+    before: tuple[ConvProblem, ...] = ()
+    asks: int = 1
 
 
-def save(verdict: Verdict, version: str, directory: Path) -> Path:
-    """Keep the problem of `verdict` in `directory`; returns the file.
-
-    The file appears whole or not at all: it is written under another name and then renamed.
-    """
+def save(verdict: Verdict, version: str, directory: Path, script: str | None = None) -> Path:
+    """Keep the problem of `verdict` in `directory`, and `script` beside it; returns the file."""
+    evidence = verdict.evidence or Evidence(verdict.problem)
     problem = problem_to_json(verdict.problem)
     content = {
         "format": FORMAT,
@@ -49,32 +53,42 @@ def save(verdict: Verdict, version: str, directory: Path) -> Path:
         "kind": verdict.kind,
         "message": verdict.message,
         "problem": problem,
+        "before": [problem_to_json(other) for other in evidence.before],
+        "asks": evidence.asks,
     }
     digest = hashlib.sha256(json.dumps(problem, sort_keys=True).encode()).hexdigest()[:12]
     name = re.sub(r"[^\w]+", "-", f"{verdict.oracle}-{verdict.kind}-{digest}")
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}-", dir=directory)
+    if script is not None:
+        _write(path.with_suffix(".py"), script)
+    _write(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file under another name, then rename it: it is there whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
+            file.write(text)
         Path(temporary).chmod(0o644)  # for whoever reads it in CI
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink()
         raise
-    return path
 
 
 def load(path: Path) -> Kept:
     """The counterexample in `path`; raises ValueError that says what is wrong with the file."""
     try:
         content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, but this project reads {FORMAT}")
+        if content["format"] not in (1, FORMAT):  # 1 had no "before" and "asks"
+            raise ValueError(f"format {content['format']!r}, but this project reads 1 and {FORMAT}")
         words = {key: str(content[key]) for key in ("oracle", "version", "kind", "message")}
-        return Kept(problem_from_json(content["problem"]), **words)
+        before = tuple(map(problem_from_json, content.get("before", [])))
+        asks = int(content.get("asks", 1))
+        return Kept(problem_from_json(content["problem"]), **words, before=before, asks=asks)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError) as error:

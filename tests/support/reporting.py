@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -67,12 +68,20 @@ class Tally:
         """Count one problem that the ledger keeps from `oracle`."""
         self.count(oracle).left_out += 1
 
-    def add_incident(self, incident: Incident) -> None:
+    def add_incident(self, incident: Incident, kept: Path | None = None) -> None:
         """Keep what was seen once, with all that is known of it."""
         problem = incident.problem
         at = f" [{describe(problem)}]" if problem is not None else ""
         log = f"\nits process wrote:\n{incident.log}" if incident.log else ""
-        self.incidents.append(f"{incident.oracle} {incident.words}{at}\n{problem!r}{log}")
+        script = f"\n{problem!r}" if problem is not None else ""
+        again = ""
+        if kept is not None:
+            count = len(incident.before)
+            again = (
+                f"\nkept, with what the same process was asked before ({count} problems); "
+                f"to try again: pytest --oracle={incident.oracle} --replay={kept}"
+            )
+        self.incidents.append(f"{incident.oracle} {incident.words}{at}{script}{log}{again}")
 
     def to_json(self) -> str:
         """Everything, for another process."""

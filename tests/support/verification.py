@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from oracles import divergences
 from oracles.compare import Disagreement, Verdict, judge
-from oracles.protocol import NotStarted
+from oracles.protocol import Evidence, NotStarted
 from oracles.registry import Entry, connect
-from oracles.worker import Connection
+from oracles.triage import neighbours
+from oracles.worker import Connection, Incident
 from reference.problem import ConvProblem
-from tests.support.regressions import kept_files, save
+from tests.support.asked import Asked, left_behind
+from tests.support.proposals import Proposal, Seen
+from tests.support.regressions import SEEN_ONCE, Kept, kept_files, save
 from tests.support.reporting import Tally
+from tests.support.scripts import standalone
+
+_MOST_FINDINGS = 30  # in one test that keeps going
+_EXPLORING = 15.0  # seconds
+_MOST_EXPLORED = 400  # problems
+_MOST_BEFORE = 200  # problems kept of what a process was asked before something was seen once
 
 
 class Verification:
@@ -22,7 +31,8 @@ class Verification:
 
     `activity` says what is slow just now; `kept` are the counterexamples to begin with, those in
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
-    is not asked is no success.
+    is not asked is no success. Without `ledger` every oracle is asked for everything that it
+    accepts; `keep_going` leaves out what has been found and looks for more.
     """
 
     def __init__(
@@ -34,8 +44,11 @@ class Verification:
         time_limit: float,
         regressions: Path,
         replay: Sequence[Path] = (),
+        ledger: bool = True,
+        keep_going: bool = False,
     ) -> None:
         self.tally = tally
+        self.recovered = [] if replay else self._recover(regressions)
         self.kept = list(replay) or kept_files(regressions)
         self.must_ask = bool(replay) and len(entries) == 1
         self._regressions = regressions
@@ -44,6 +57,10 @@ class Verification:
         self._in_process = in_process
         self._time_limit = time_limit
         self._connections: dict[str, Connection] = {}
+        self._asked: list[Asked] = []
+        self._ledger = ledger
+        self._keep_going = keep_going
+        self._seen: dict[str, Seen] = {}
 
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
@@ -52,11 +69,20 @@ class Verification:
     def connection(self, name: str) -> Connection:
         """The oracle called `name`, which is one of those chosen."""
         if name not in self._connections:
+            entry = self._entries[name]
+            asked = None
+            if not self._in_process and not entry.ours:
+                asked = Asked(name, self._regressions)
+                self._asked.append(asked)
             self._connections[name] = connect(
-                self._entries[name],
+                entry,
                 in_process=self._in_process,
                 time_limit=self._time_limit,
                 told=lambda text: setattr(self, "activity", f"{text} {name}" if text else ""),
+                may_ask=lambda problem: (
+                    entry.oracle.domain.accepts(problem) and not self.known(name, problem)
+                ),
+                asked=asked,
             )
         return self._connections[name]
 
@@ -75,10 +101,33 @@ class Verification:
             for name in self._entries
             if name != oracle.name and not self.known(name, problem)
         ]
-        verdict = judge(oracle, problem, witnesses)
+        seen = self._seen_of(oracle.name)
+        verdict = judge(oracle, problem, [] if seen.exploring else witnesses)
+        seen.add(problem, verdict)
+        if seen.exploring:
+            return verdict
         self.tally.add_verdict(verdict, time.perf_counter() - start)
         verdict.check()
         return verdict
+
+    def replay(self, oracle: Connection, kept: Kept) -> str | None:
+        """Hold `oracle` against the reference on a kept counterexample, in a new process.
+
+        Raises Disagreement. Returns None, or why the oracle is not asked.
+        """
+        __tracebackhide__ = True
+        asks = 1 if kept.asks == 1 else 2 * kept.asks
+        sequence = [*kept.before, *[kept.problem] * asks]
+        for problem in sequence:
+            if refusal := oracle.domain.refusal(problem):
+                return refusal
+            if self.known(oracle.name, problem):
+                self.tally.add_left_out(oracle.name)
+                return "the ledger knows it"
+        oracle.renew()
+        for problem in sequence:
+            self.verify(oracle, problem)
+        return None
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -90,28 +139,122 @@ class Verification:
                 if isinstance(failure, Disagreement):
                     failure.add_note(self._keep(failure.verdict))
             raise
+        finally:
+            self.calm()
+
+    def look(self, oracle: str, run: Callable[[int], None], count: int) -> None:
+        """Have `run` verify `count` random problems of `oracle`; keep what is found.
+
+        `run` is given how many. To keep going is to run it again, for those that are left, without
+        what the failures have in common. Raises the failure found, an ExceptionGroup of several.
+        """
+        __tracebackhide__ = True
+        seen = self._seen_of(oracle)
+        failures: list[Disagreement] = []
+        while count > 0:
+            seen.begin()
+            try:
+                with self.keeping():
+                    run(count)
+                break
+            except (Disagreement, ExceptionGroup) as error:
+                found = [*getattr(error, "exceptions", (error,))]
+                if not all(isinstance(failure, Disagreement) for failure in found):
+                    raise
+                failures += found
+            count -= seen.asked_before_failure
+            region = self._explore(oracle, run, failures[-1].verdict)
+            failures[-1].add_note(str(region))
+            seen.leave_out(region)
+            if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
+                break
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ExceptionGroup(f"{len(failures)} findings", failures)
+
+    def _explore(self, oracle: str, run: Callable[[int], None], verdict: Verdict) -> Proposal:
+        """What failures like `verdict` have in common, after asking for some more problems."""
+        seen = self._seen_of(oracle)
+        seen.exploring = True
+        self.activity = f"exploring what {oracle} gets wrong"
+        connection = self.connection(oracle)
+        stop = time.monotonic() + _EXPLORING
+        try:
+            for problem in neighbours(verdict.problem):
+                if time.monotonic() < stop and connection.domain.accepts(problem):
+                    self.verify(connection, problem)
+            while time.monotonic() < stop and seen.explored < _MOST_EXPLORED:
+                run(50)
+        finally:
+            seen.exploring = False
+            self.activity = ""
+            self.calm()
+        return seen.region(verdict)
+
+    def _seen_of(self, oracle: str) -> Seen:
+        return self._seen.setdefault(oracle, Seen())
+
+    def calm(self) -> None:
+        """The oracles forget the faults that were found, and go on as usual."""
+        for connection in self._connections.values():
+            connection.calm()
 
     def _keep(self, verdict: Verdict) -> str:
         """Keep the problem of `verdict`; returns what to tell the user."""
         if verdict.kind == NotStarted.kind:
             return "not kept: no problem is to blame"
-        version = self.entry(verdict.oracle).version or ""
+        entry = self.entry(verdict.oracle)
+        script = standalone(verdict, entry)
         try:
-            path = save(verdict, version, self._regressions)
+            path = save(verdict, entry.version or "", self._regressions, script)
         except OSError as error:
             return f"could not be kept in {self._regressions}: {error.strerror}"
-        return f"kept; to see it again: pytest --oracle={verdict.oracle} --replay={path}"
+        alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
+        return (
+            f"kept; to see it again: pytest --oracle={verdict.oracle} --replay={path}"
+            f"{alone if script else ''}"
+        )
+
+    def _recover(self, directory: Path) -> list[Path]:
+        """Keep what oracles were asked when earlier runs were killed; returns the files."""
+        paths = []
+        for oracle, problem in left_behind(directory):
+            words = f"{oracle} was asked this when its run was killed"
+            verdict = Verdict(oracle, problem, SEEN_ONCE, words)
+            with contextlib.suppress(OSError):
+                paths.append(save(verdict, "", directory / "seen-once"))
+        return paths
 
     def known(self, oracle: str, problem: ConvProblem) -> bool:
-        """Whether the ledger says that this version of `oracle` goes wrong on `problem`."""
-        entry = self.entry(oracle)
-        return divergences.find(entry.base, entry.version or "", problem) is not None
+        """Whether `oracle` is known to go wrong on `problem`: by the ledger, or since it did."""
+        entry, version = self.entry(oracle), self.entry(oracle).version or ""
+        if self._ledger and divergences.find(entry.base, version, problem) is not None:
+            return True
+        return oracle in self._seen and self._seen[oracle].left_out(problem)
+
+    def _keep_incident(self, incident: Incident) -> Path | None:
+        """Keep what was seen once, with what its process had been asked before."""
+        if incident.problem is None:
+            return None
+        evidence = Evidence(incident.problem, incident.before[-_MOST_BEFORE:])
+        words = f"{incident.oracle} {incident.words}"
+        verdict = Verdict(
+            incident.oracle, incident.problem, SEEN_ONCE, words, log=incident.log, evidence=evidence
+        )
+        with contextlib.suppress(OSError):
+            version = self.entry(incident.oracle).version or ""
+            return save(verdict, version, self._regressions / "seen-once")
+        return None
 
     def close(self) -> Tally:
         """End the oracles' processes; returns the tally, complete with their incidents."""
         for connection in self._connections.values():
             for incident in connection.incidents:
-                self.tally.add_incident(incident)
+                self.tally.add_incident(incident, self._keep_incident(incident))
             connection.close()
         self._connections.clear()
+        for asked in self._asked:
+            asked.close()
+        self._asked.clear()
         return self.tally

@@ -5,9 +5,11 @@ Each is named like "tests.support.zoo:segfaults" and must run in a process of it
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +21,8 @@ import numpy as np
 
 from oracles.compare import reference_grads
 from oracles.protocol import Box, Domain
-from reference.problem import ConvProblem
+from oracles.wire import encode_grads
+from reference import ConvProblem, conv_backward
 
 
 class Bad:
@@ -80,6 +83,24 @@ def segfaults_once(problem: ConvProblem) -> Any:
 def aborts(problem: ConvProblem) -> Any:
     """Fails a CHECK, in C++ terms."""
     os.abort()
+
+
+@Bad
+def divides_by_zero(problem: ConvProblem) -> Any:
+    """Gets the signal of an integer division by zero."""
+    os.kill(os.getpid(), signal.SIGFPE)
+
+
+class ExitsDuringImport(Bad):
+    """An oracle whose import ends the process."""
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Asked for where the process imports; leaves."""
+        os._exit(3)
+
+
+exits_during_import = ExitsDuringImport(reference_grads)
 
 
 @Bad
@@ -165,6 +186,24 @@ def answers_nan(problem: ConvProblem) -> Any:
     return replace(grads, dw=np.full_like(grads.dw, np.nan))
 
 
+@Bad
+def answers_inf(problem: ConvProblem) -> Any:
+    """Db is infinite."""
+    grads = reference_grads(problem)
+    return replace(grads, db=None if grads.db is None else np.full_like(grads.db, np.inf))
+
+
+@Bad
+def wrong_once(problem: ConvProblem) -> Any:
+    """DX is wrong if the file that ONCE names is there, which it removes."""
+    once = Path(os.environ["ONCE"])
+    grads = reference_grads(problem)
+    if once.exists():
+        once.unlink()
+        return replace(grads, dx=grads.dx + 1)
+    return grads
+
+
 class WrongEverySecondTime:
     """Right at first and wrong the second time, and so on: as if something spoilt its memory."""
 
@@ -184,6 +223,88 @@ class WrongEverySecondTime:
 wrong_every_second_time = WrongEverySecondTime()
 
 
+class CrashesLater:
+    """Reads address zero 50 problems after one whose first stride is 2."""
+
+    distribution = None
+    domain = Bad.domain
+
+    def __init__(self) -> None:
+        self.left = -1
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """Right, until the time has come."""
+        if self.left < 0 and problem.params.stride[0] == 2:
+            self.left = 50
+        elif self.left >= 0:
+            self.left -= 1
+        if self.left == 0:
+            ctypes.string_at(0)
+        return reference_grads(problem)
+
+
+crashes_50_problems_later = CrashesLater()
+
+
+class StaleCache:
+    """Looks answers up by the shapes and dtype of the problem alone."""
+
+    distribution = None
+    domain = Bad.domain
+
+    def __init__(self) -> None:
+        self.answers: dict[object, Any] = {}
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """The answer to the first problem of these shapes, its arrays anew."""
+        key = (problem.x.shape, problem.w.shape, problem.dy.shape, problem.dtype)
+        answer = self.answers.setdefault(key, reference_grads(problem))
+        return replace(answer, dx=answer.dx.copy(), dw=answer.dw.copy())
+
+
+answers_from_a_stale_cache = StaleCache()
+
+
+class AnswersBefore:
+    """Answers each problem with the gradients of the one before."""
+
+    distribution = None
+    domain = Bad.domain
+
+    def __init__(self) -> None:
+        self.before: Any = None
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """Right for the first problem only."""
+        grads = conv_backward(problem.x, problem.w, problem.dy, problem.params)
+        answer, self.before = self.before or grads, grads
+        return answer
+
+
+answers_the_problem_before = AnswersBefore()
+
+
+class ChangesItsAnswer:
+    """Uses the answer that it gave before as scratch."""
+
+    distribution = None
+    domain = Bad.domain
+
+    def __init__(self) -> None:
+        self.last: Any = None
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """Right, until it is asked again."""
+        if self.last is not None:
+            self.last[...] = 99
+        grads = reference_grads(problem)
+        self.last = grads.dx
+        return grads
+
+
+changes_its_answer_later = ChangesItsAnswer()
+
+
 @Bad
 def writes_to_its_inputs(problem: ConvProblem) -> Any:
     """Uses x as scratch."""
@@ -194,9 +315,16 @@ def writes_to_its_inputs(problem: ConvProblem) -> Any:
 
 @Bad
 def chatters(problem: ConvProblem) -> Any:
-    """Prints a megabyte, then is right."""
-    print("chatter " * 125_000)
+    """Prints ten megabytes, then is right."""
+    print("chatter " * 1_250_000)
     return reference_grads(problem)
+
+
+@Bad
+def prints_without_end(problem: ConvProblem) -> Any:
+    """Would fill the disk."""
+    while True:
+        print("chatter " * 125_000, flush=True)
 
 
 @Bad
@@ -209,9 +337,27 @@ def closes_its_channel(problem: ConvProblem) -> Any:
 @Bad
 def sends_garbage(problem: ConvProblem) -> Any:
     """Writes what is no message to every socket it has."""
-    for descriptor in range(3, 64):
-        try:
-            os.write(descriptor, b"\xff" * 64)
-        except OSError:
-            continue
+    _write_everywhere(b"\xff" * 64)
     time.sleep(600)
+
+
+@Bad
+def sends_half_a_message(problem: ConvProblem) -> Any:
+    """Writes the first half of a right answer, and leaves."""
+    answer = encode_grads(reference_grads(problem), 1)
+    _write_everywhere(answer[: len(answer) // 2])
+    os._exit(0)
+
+
+@Bad
+def answers_another_question(problem: ConvProblem) -> Any:
+    """Sends an answer that nobody has asked for."""
+    _write_everywhere(encode_grads(reference_grads(problem), 7))
+    time.sleep(600)
+
+
+def _write_everywhere(data: bytes) -> None:
+    for descriptor in range(3, 64):
+        if Path(f"/proc/self/fd/{descriptor}").exists():
+            with contextlib.suppress(OSError):
+                socket.socket(fileno=os.dup(descriptor)).sendall(data)

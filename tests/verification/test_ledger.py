@@ -82,7 +82,7 @@ def test_defects_are_still_there(
     """Each script shows its defect in a throw-away process; a fixed one must leave the ledger."""
     entry = verification.entry(oracle.name)
     for record in LEDGER:
-        if record.oracle == entry.base and record.covers(entry.version or ""):
+        if record.covers(entry.base, entry.version or ""):
             with subtests.test(record.id):
                 check_still_there(record, entry)
 
@@ -90,7 +90,7 @@ def test_defects_are_still_there(
 def test_records_match_problems(oracle: Connection, verification: Verification) -> None:
     """Random problems that the oracle accepts meet every predicate: no record is dead."""
     name, domain = verification.entry(oracle.name).base, oracle.domain
-    unmet = {record.id: record.applies for record in LEDGER if record.oracle == name}
+    unmet = {record.id: record.applies for record in LEDGER if name in record.names}
 
     def meet(problem: ConvProblem) -> None:
         for met in [record_id for record_id, applies in unmet.items() if applies(problem)]:

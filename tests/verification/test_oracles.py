@@ -13,11 +13,16 @@ from tests.support.verification import Verification
 def test_exact(oracle: Connection, rank: int, dtype: str, verification: Verification) -> None:
     """On integer data dX, dW, db and y equal the reference's, in shape, dtype and every value."""
 
-    @settings(verbosity=Verbosity.quiet)  # the failure itself ends with the problem's constructor
-    @given(problem=problems(oracle.domain, rank, dtype))
-    def agrees(problem: ConvProblem) -> None:
+    def run(count: int) -> None:
         __tracebackhide__ = True
-        verification.verify(oracle, problem)
 
-    with verification.keeping():
+        # quiet: the failure itself ends with the problem's constructor
+        @settings(max_examples=count, verbosity=Verbosity.quiet)
+        @given(problem=problems(oracle.domain, rank, dtype))
+        def agrees(problem: ConvProblem) -> None:
+            __tracebackhide__ = True
+            verification.verify(oracle, problem)
+
         agrees()
+
+    verification.look(oracle.name, run, settings().max_examples)

@@ -1,0 +1,69 @@
+"""What each oracle is being asked, on disk: a run that is killed leaves its last question behind.
+
+A file holds two messages of `oracles.wire`, the oracle's name and the problem, and is locked as
+long as the run lives. The next run finds those that nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from oracles.protocol import Malformed
+from oracles.wire import Inbox, decode_problem, frame
+from reference.problem import ConvProblem
+
+_PREFIX = ".asked-"
+
+
+class Asked:
+    """The file of one oracle in one run; where the directory cannot be written, there is none."""
+
+    def __init__(self, oracle: str, directory: Path) -> None:
+        self._head = frame({"oracle": oracle})
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor, path = tempfile.mkstemp(prefix=_PREFIX, dir=directory)
+            self._path = Path(path)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __call__(self, message: bytes) -> None:
+        """Write down a problem, in the form of `oracles.wire`."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # a full disk is no reason to stop
+                os.pwrite(self._descriptor, self._head + message, 0)
+
+    def close(self) -> None:
+        """The run has ended by itself: remove the file."""
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def left_behind(directory: Path) -> list[tuple[str, ConvProblem]]:
+    """The oracle and the problem of each file that its run has left; the files are removed."""
+    found = []
+    for path in sorted(directory.glob(f"{_PREFIX}*")):
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # its run goes on
+            with contextlib.suppress(Malformed, KeyError, ValueError, TypeError):
+                found.append(_read(file.read()))
+            path.unlink(missing_ok=True)
+    return found
+
+
+def _read(content: bytes) -> tuple[str, ConvProblem]:
+    inbox = Inbox(limit=1 << 40)
+    inbox.feed(content)
+    name, problem = inbox.message(), inbox.message()
+    if name is None or problem is None:
+        raise ValueError("the file ends too early")
+    return str(name[0]["oracle"]), decode_problem(*problem)

@@ -1,0 +1,76 @@
+"""A standalone script for a failure: NumPy, the framework, the numbers; nothing of this project.
+
+It keeps to what the scripts in tests/findings do: it prints "DEFECT: ..." and exits with 1, or dies
+of a signal, where the defect is there; it prints "not reproduced" and exits with 0 where not.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+
+from oracles.compare import RESULTS, Verdict, reference_grads
+from oracles.protocol import Evidence
+from oracles.registry import Entry
+from oracles.worker import ONE_THREAD
+from reference.problem import ConvProblem, array_literal
+
+_REPEATS = 20  # at least, for a fault that does not show at once
+
+
+def standalone(verdict: Verdict, entry: Entry) -> str | None:
+    """The script for `verdict`; None for an oracle that does not say how to call it."""
+    source: Callable[[ConvProblem], str] | None = getattr(entry.oracle, "script", None)
+    if source is None:
+        return None
+    evidence = verdict.evidence or Evidence(verdict.problem)
+    sequence = [*evidence.before, evidence.problem]
+    calls = [f"ask_{number}()" for number in range(len(sequence))]
+    want = reference_grads(evidence.problem)
+    wanted = "".join(
+        f"    {name!r}: {array_literal(getattr(want, name))},\n"
+        for name in RESULTS
+        if getattr(want, name) is not None
+    )
+    environment = {**ONE_THREAD, **entry.environment}
+    needs = f"{entry.base.partition(':')[0]} {entry.version}".strip()
+    about = textwrap.fill(verdict.message.splitlines()[0], 96, break_on_hyphens=False)
+    return (
+        f'"""{_plain(about)}\n\n'
+        f"Needs {_plain(needs)} and NumPy. Prints DEFECT and exits with 1, or dies, where the\n"
+        'defect is there; prints "not reproduced" where not.\n"""\n\n'
+        "import os\nimport sys\n\nimport numpy as np\n\n"
+        f"os.environ.update(\n{textwrap.indent(_dict(environment), '    ')}\n)\n\n\n"
+        + "\n\n\n".join(
+            _function(number, problem, source(problem)) for number, problem in enumerate(sequence)
+        )
+        + f"\n\n\nWANT = {{\n{wanted}}}\n\n"
+        + "".join(f"{call}\n" for call in calls[:-1])
+        + f"for ask in range({max(_REPEATS, 4 * evidence.asks)}):\n"
+        f"    got = {calls[-1]}\n"
+        "    for name, want in WANT.items():\n"
+        "        if got[name].shape != want.shape or not np.array_equal(got[name], want):\n"
+        '            print(f"DEFECT: ask {ask}: {name} =\\n{got[name]}\\nbut should be\\n{want}")\n'
+        "            sys.exit(1)\n"
+        'print("not reproduced")\n'
+    )
+
+
+def _function(number: int, problem: ConvProblem, source: str) -> str:
+    """A function that asks for one problem."""
+    arrays = "\n".join(
+        f"{name} = {array_literal(getattr(problem, name))}" for name in ("x", "w", "b", "dy")
+    )
+    names = [name for name in RESULTS if name != "db" or problem.b is not None]
+    results = ", ".join(f'"{name}": {name}' for name in names)
+    body = textwrap.indent(f"{arrays}\n{source}\nreturn {{{results}}}", "    ")
+    return f"def ask_{number}():\n{body}"
+
+
+def _dict(content: dict[str, str]) -> str:
+    return "\n".join(["{", *(f"    {key!r}: {value!r}," for key, value in content.items()), "}"])
+
+
+def _plain(text: str) -> str:
+    """`text` so that it can stand in a docstring."""
+    return text.replace("\\", "/").replace('"""', "'''")

@@ -1,0 +1,103 @@
+"""What a standalone script runs is what the oracle runs, and it shows what it should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from oracles import divergences
+from oracles.compare import Verdict, judge
+from oracles.protocol import Differs, Evidence
+from oracles.registry import Entry, connect, entries, find, variants
+from reference import ConvParams, ConvProblem
+from tests.support.scripts import standalone
+from tests.support.strategies import problems
+
+WRITTEN = [
+    name
+    for entry in entries()
+    for name in [entry.name, *variants(entry.name)]
+    if hasattr(find(name).oracle, "script")
+]
+PROBLEM = ConvProblem(
+    np.arange(1, 5, dtype=np.float32).reshape(1, 2, 2, 1),
+    np.ones((1, 1, 1, 1), np.float32),
+    None,
+    np.ones((1, 2, 2, 1), np.float32),
+    ConvParams(),
+)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_source_is_right(name: str) -> None:
+    """Asked through its source, the oracle answers all kinds of problems as it should."""
+    entry = find(name)
+    if not entry.installed:
+        pytest.skip(entry.missing)
+    worker = connect(find(f"tests.support.scripted:{name.replace(':', '_')}"))
+    try:
+        for rank, dtype in entry.oracle.domain.cells():
+
+            @settings(max_examples=30, database=None)
+            @given(problem=problems(entry.oracle.domain, rank, dtype))
+            def agrees(problem: ConvProblem) -> None:
+                if not divergences.find(entry.base, entry.version or "", problem):
+                    judge(worker, problem).check()
+
+            agrees()
+    finally:
+        worker.close()
+
+
+CALLS = "calls = globals().setdefault('calls', []); calls.append(1); "
+
+
+class Saboteur:
+    """An oracle whose source is wrong in the second question only."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def script(self, _: ConvProblem) -> str:
+        """Right answers for a kernel of one tap, then the source."""
+        right = "dx, dw, db, y = dy * w[0, 0, 0], np.sum(x * dy).reshape(1, 1, 1, 1), None, x"
+        return f"{right}\n{self._source}"
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [
+        ("", 0, "not reproduced"),
+        ("dx = dx + 1", 1, "DEFECT: ask 0: dx ="),
+        ("dx = dx[..., 0]", 1, "DEFECT: ask 0: dx ="),
+        ("os.abort()", -6, ""),
+        (
+            CALLS + "dx = dx + (len(calls) > 7)",
+            1,
+            "DEFECT: ask 6: dx =",
+        ),
+    ],
+)
+def test_a_script_shows_the_defect_by_itself(
+    source: str, code: int, words: str, tmp_path: Path
+) -> None:
+    """Run in an empty directory, it says what it should, and needs nothing of this project."""
+    entry = Entry("mine", Saboteur(source), "1.0")  # type: ignore[arg-type]
+    evidence = Evidence(PROBLEM, (PROBLEM,), asks=3)
+    verdict = Verdict("mine", PROBLEM, Differs.kind, 'mine """\\ wrong', evidence=evidence)
+    text = standalone(verdict, entry)
+    assert text is not None
+    assert "oracles" not in text
+    assert "reference" not in text
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-I", path.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout
