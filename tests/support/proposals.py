@@ -180,7 +180,7 @@ class Seen:
         self._asked = 0
         self._passing: deque[ConvProblem] = deque(maxlen=_MOST_SEEN)
         self._failing: dict[str, list[ConvProblem]] = {}
-        self._regions: list[Proposal] = []
+        self._regions: dict[tuple[int, str], list[Proposal]] = {}
 
     def begin(self) -> None:
         """Count anew how many problems are asked before the first failure, and explored after."""
@@ -207,13 +207,17 @@ class Seen:
             return propose([verdict.problem], self._passing)
         return proposal
 
-    def leave_out(self, region: Proposal) -> None:
-        """Ask for nothing in `region` from now on."""
-        self._regions.append(region)
+    def leave_out(self, region: Proposal, like: ConvProblem) -> None:
+        """From now on ask for nothing in `region` that has the rank and dtype of `like`."""
+        self._regions.setdefault(_cell(like), []).append(region)
 
     def left_out(self, problem: ConvProblem) -> bool:
         """Whether `problem` lies in a region that is left out."""
-        return any(region.applies(problem) for region in self._regions)
+        return any(region.applies(problem) for region in self._regions.get(_cell(problem), []))
+
+
+def _cell(problem: ConvProblem) -> tuple[int, str]:
+    return problem.params.rank, problem.dtype.name
 
 
 def _manner(verdict: Verdict) -> str:

@@ -21,7 +21,7 @@ from tests.support.reporting import Tally
 from tests.support.scripts import standalone
 
 _MOST_FINDINGS = 30  # in one test that keeps going
-_EXPLORING = 15.0  # seconds
+_EXPLORING = 10.0  # seconds
 _MOST_EXPLORED = 400  # problems
 _MOST_BEFORE = 200  # problems kept of what a process was asked before something was seen once
 
@@ -165,9 +165,9 @@ class Verification:
             count -= seen.asked_before_failure
             region = self._explore(oracle, run, failures[-1].verdict)
             failures[-1].add_note(str(region))
-            seen.leave_out(region)
             if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
                 break
+            seen.leave_out(region, failures[-1].verdict.problem)
         if len(failures) == 1:
             raise failures[0]
         if failures:
