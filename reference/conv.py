@@ -3,6 +3,9 @@
 A tap is one position in the kernel. Over all outputs it reads a strided slice of the input, so its
 share of y, dX and dW is one matrix product over channels. Slices are clipped to the input: padding
 is never stored, and no im2col copy is made.
+
+NumPy's floating-point warnings are off: BLAS kernels compute on registers that hold more than the
+arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from reference.problem import (
 )
 
 
+@np.errstate(all="ignore")
 def conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) -> Array:
     """y (N, *O, F) for x (N, *S, C), w (*K, C/groups, F), b (F,) or None, in x's dtype.
 
@@ -40,6 +44,7 @@ def conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) -> Arr
     return y
 
 
+@np.errstate(all="ignore")
 def conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrads:
     """dX, dW, db of sum(dy * y) for x (N, *S, C), w (*K, C/groups, F), dy (N, *O, F), in x's dtype.
 

@@ -252,3 +252,12 @@ def test_short_forms() -> None:
     assert ConvParams.of(*shapes, stride=np.array(2), padding=np.int64(1)).stride == (2, 2)
     assert ConvParams.of(*shapes, stride=np.array([2, 3])).stride == (2, 3)
     assert ConvParams.of(*shapes, padding="VALID") == ConvParams()
+
+
+def test_floating_point_flags_raise_no_warning() -> None:
+    """A BLAS kernel can set them for finite data (numpy#24067), so they mean nothing here."""
+    params = ConvParams((1,), ((0, 0),), (1,))
+    y = conv_forward(line(np.inf, 1), kernel(0, 1), None, params)
+    grads = conv_backward(line(np.inf, 1), kernel(0, 1), line(0), params)
+    assert np.isnan(y).all()
+    assert np.isnan(grads.dw[0]).all()
