@@ -5,13 +5,16 @@ export PYTHONDONTWRITEBYTECODE =# collection is twice as fast with the caches
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: verify test bench lint format lock clean
+.PHONY: verify test findings bench lint format lock clean
 
 verify: $(INSTALLED)  ## hold every installed oracle against the reference
 	@$(BIN)/python -m pytest tests/verification -v --hypothesis-profile ci
 
 test: $(INSTALLED)  ## the project's whole own test suite, the verification included
 	@$(BIN)/python -m pytest --hypothesis-profile ci
+
+findings: $(INSTALLED)  ## run the script of every known framework defect, say what it shows
+	@$(BIN)/python -m tests.support.findings
 
 bench: $(INSTALLED)  ## figures, never pass or fail
 	@$(BIN)/python -m tests.benchmarks

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from oracles.divergences import LEDGER, Divergence
 from oracles.registry import Entry
 from oracles.worker import Connection
 from reference import ConvProblem
+from tests.support.findings import DIRECTORY, run_script, scripts
 from tests.support.strategies import problems
 from tests.support.verification import Verification
 
@@ -26,47 +24,10 @@ def everywhere(problem: ConvProblem) -> bool:
     return True
 
 
-FINDINGS = Path(__file__).resolve().parents[1] / "findings"
-SCRIPTS = sorted(path.name for path in FINDINGS.glob("*.py"))
-TIME_LIMIT = 120  # seconds for one script
-
 each_record = pytest.mark.parametrize("record", LEDGER, ids=lambda record: record.id)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a script said: whether the defect shows, and its words."""
-
-    shows: bool
-    words: str
-
-
-def run_script(path: Path, python: str = sys.executable) -> Finding:
-    """Run one script in a process of its own.
-
-    It shows its defect by printing a line "DEFECT: ...", by dying of a signal or by hanging; it
-    says "not reproduced" if the defect is absent; anything else is an error in the script.
-    """
-    try:
-        done = subprocess.run(
-            [python, str(path)],
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Finding(True, f"hangs for {TIME_LIMIT} s")
-    if done.returncode < 0:
-        return Finding(True, f"dies of signal {-done.returncode}")
-    if done.returncode == 1 and (defect := re.search(r"^DEFECT: .*", done.stdout, re.MULTILINE)):
-        return Finding(True, defect[0])
-    if done.returncode == 0 and "not reproduced" in done.stdout:
-        return Finding(False, "not reproduced")
-    raise AssertionError(f"{path.name} is broken: it exits with {done.returncode}\n{done.stderr}")
-
-
-def check_still_there(record: Divergence, entry: Entry, directory: Path = FINDINGS) -> None:
+def check_still_there(record: Divergence, entry: Entry, directory: Path = DIRECTORY) -> None:
     """Fail if the defect is gone, or if its script is missing or broken."""
     path = directory / record.script
     assert path.exists(), f"{record.id}: the script {record.script} is missing"
@@ -118,8 +79,8 @@ def test_ids_are_unique() -> None:
 
 def test_every_finding_is_in_the_table() -> None:
     """tests/findings/README.md has a row for every script."""
-    table = (FINDINGS / "README.md").read_text()
-    assert sorted(set(re.findall(r"\]\((\w+\.py)\)", table))) == SCRIPTS
+    table = (DIRECTORY / "README.md").read_text()
+    assert sorted(set(re.findall(r"\]\((\w+\.py)\)", table))) == [path.name for path in scripts()]
 
 
 @pytest.mark.parametrize(
