@@ -23,7 +23,7 @@ REPEATS = 20  # times that a problem is asked in each of them
 LONG = 200  # times that the last problem is asked after others, for corruption to show
 SECONDS = 120.0  # most that one search may take, but for the question in hand
 SMALLER = 300  # most problems that are tried to make a guilty one smaller
-_FEW = 16  # problems before the last, up to which each is tried to be left out
+_FEW = 16  # problems that a fault may need for them to be made smaller
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,16 @@ class _Search:
             skipped = _first(end, lambda count: not self._shows(history[count + 1 : end], problem))
             before = history[skipped:end]
             best = self._still_shows(before, problem) or best
-            if len(before) <= _FEW:
-                for number in reversed(range(len(before))):
-                    fewer = before[:number] + before[number + 1 :]
+            size = len(before) // 2
+            while size:
+                start = 0
+                while start < len(before):
+                    fewer = before[:start] + before[start + size :]
                     if shown := self._shows(fewer, problem):
                         before, best = fewer, (shown, _evidence(shown, fewer, problem))
+                    else:
+                        start += size
+                size //= 2
         except _OutOfTime:
             pass
         return best

@@ -1,0 +1,95 @@
+"""A predicate is found again from random problems that were told apart by it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+
+from oracles.compare import Verdict
+from oracles.divergences import LEDGER, Divergence
+from oracles.protocol import Box, Domain
+from oracles.triage import neighbours
+from reference import ConvParams, ConvProblem
+from tests.support.proposals import Seen, propose
+from tests.support.strategies import problems
+
+
+@functools.cache
+def drawn(rank: int, count: int, dtype: str = "float32") -> list[ConvProblem]:
+    """Random problems."""
+    found: list[ConvProblem] = []
+    domain = Domain(Box(ranks=(rank,), dtypes=(dtype,)))
+    many = settings(max_examples=count, database=None, derandomize=True, phases=[Phase.generate])
+    many(given(problem=problems(domain, rank, dtype))(lambda problem: found.append(problem)))()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("guilty", "words"),
+    [
+        (lambda p: p.params.stride[0] == 2, "stride[-2] == 2"),
+        (lambda p: p.x.shape[-1] < 4, "C <= 3"),
+        (lambda p: p.x.shape[0] == 0, "N == 0"),
+        (lambda p: p.b is not None, "bias"),
+        (lambda p: p.params.groups == p.x.shape[-1] > 1, "groups kind == depthwise"),
+        (lambda p: max(p.params.dilation) > 1 and p.b is None, "not (bias) and max(dilation) >= 2"),
+    ],
+)
+def test_plain_predicates(guilty: object, words: str) -> None:
+    """What a person would say, in a person's words."""
+    asked = drawn(2, 400)
+    failing = [problem for problem in asked if guilty(problem)]
+    passing = [problem for problem in asked if not guilty(problem)]
+    proposal = propose(failing, passing)
+    assert set(map(str, proposal.conditions)) == set(words.split(" and "))
+    assert str(proposal).startswith("in common: ")
+    assert f"{len(failing)} failures, none of {len(passing)} passes" in str(proposal)
+
+
+@pytest.mark.parametrize("record", LEDGER, ids=lambda record: record.id)
+def test_records_of_the_ledger(record: Divergence) -> None:
+    """From one problem of a record, and what its neighbours do, most of the predicate is found."""
+    rank, dtype, first = next(
+        (rank, dtype, problem)
+        for rank, dtype in itertools.product((2, 3, 1), ("float32", "float64"))
+        for problem in drawn(rank, 1000, dtype)
+        if record.applies(problem)
+    )
+    asked = [*neighbours(first), *drawn(rank, 1000, dtype)[:400]]
+    failing = [first, *filter(record.applies, asked)]
+    passing = [problem for problem in asked if not record.applies(problem)]
+    proposal = propose(failing, passing)
+    assert proposal.passing == 0
+    assert all(map(proposal.applies, failing))
+    fresh = drawn(rank, 1000, dtype)[400:]
+    wrongly = sum(proposal.applies(p) and not record.applies(p) for p in fresh)
+    assert wrongly <= len(fresh) / 100
+
+
+def test_what_cannot_be_told_apart() -> None:
+    """It is said how many passes have the same in common."""
+    asked = drawn(1, 50)
+    proposal = propose(asked[:1], asked[:1])
+    assert proposal.passing == 1
+    assert "1 of 1 passes" in str(proposal)
+
+
+def test_every_problem_fails() -> None:
+    """Then there is nothing to say."""
+    assert "nothing that the others have not" in str(propose(drawn(1, 20), []))
+
+
+def test_zeros_tell_nothing() -> None:
+    """A pass whose values are mostly zeros may hide the fault, and is not held against it."""
+    one = np.ones((1, 1, 1), np.float32)
+    params = ConvParams((2,), ((0, 0),), (1,))
+    failed = Verdict("mine", ConvProblem(one, one, None, one, params), "crashes", "mine crashes")
+    passed = Verdict("mine", ConvProblem(0 * one, one, None, one, params), "agrees")
+    seen = Seen()
+    seen.add(failed.problem, failed)
+    seen.add(passed.problem, passed)
+    assert seen.region(failed).passed == 0
