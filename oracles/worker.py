@@ -154,7 +154,7 @@ class Worker:
         self._channel: socket.socket | None = None
         self._child = 0
         self._ended: dict[str, Any] | None = None  # the zygote's report of the current child's end
-        self._history: list[ConvProblem] = []  # what the current child has answered
+        self._history: list[ConvProblem] = []  # what the current child has answered rightly
         self._history_bytes = 0
         self._number = 0  # of the last problem sent
         self._careful = 0  # times that each problem is asked in a new child; 0: once, in the same
@@ -263,11 +263,12 @@ class Worker:
         """Answer the same for the same problem, and be as careful as the evidence asks for."""
         evidence = found.evidence
         assert evidence is not None
-        if not triage.is_sudden(found) and not evidence.before and evidence.asks == 1:
+        alone = evidence.problem is problem and not evidence.before
+        if alone and evidence.asks == 1 and not triage.is_sudden(found):
             self._believed = True  # it is wrong by itself, whenever it is asked
             return
         self._confirmed[_fingerprint(problem)] = found
-        if evidence.problem is problem and not evidence.before:
+        if alone:
             repeats = 1 if found.kind == Hung.kind else max(2, 4 * evidence.asks)
             self._careful = max(self._careful, min(triage.REPEATS, repeats))
 
@@ -291,6 +292,7 @@ class Worker:
             except OracleError as error:
                 return triage.Shown(index, error)
             if (difference := wrong(problem, self._last)) is not None:
+                self._history.pop()  # it holds what was answered rightly
                 return triage.Shown(index, difference)
         return None
 

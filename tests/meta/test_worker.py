@@ -185,6 +185,25 @@ def test_the_guilty_problem_is_found(name: str, kind: str, words: str, start) ->
     assert worker.incidents == []
 
 
+def test_two_faults_are_told_apart(start) -> None:
+    """What is plainly wrong is not blamed for a crash that comes later, and each stays what it is."""
+    worker = start("two_faults")
+    innocent = drawn(Domain(Box((2,), ("float32",), stride="one", dilation="one")), 80)
+    dilated = replace(PROBLEM, params=ConvParams(dilation=(2, 1)))
+    strided = replace(PROBLEM, dy=PROBLEM.dy[:, :1, :1], params=ConvParams(stride=(2, 2)))
+    asked = [*innocent[:5], dilated, *innocent[5:20], strided, *innocent[20:]]
+    verdicts = [judge(worker, problem) for problem in asked]
+    bad = {number: v for number, v in enumerate(verdicts) if v.kind != "agrees"}
+    assert {number: verdict.kind for number, verdict in bad.items()} == {
+        5: "differs",
+        71: "crashes",
+    }
+    assert bad[5].problem is dilated
+    assert bad[71].problem.params.stride == (2, 1)
+    assert judge(worker, asked[71]).message == bad[71].message
+    assert worker.incidents == []
+
+
 def first_failure(worker: Worker, asked: list[ConvProblem]) -> Verdict:
     """The verdict on the first of the problems that is not answered rightly."""
     verdicts = (judge(worker, problem) for problem in asked)

@@ -135,7 +135,7 @@ class Verification:
         try:
             yield
         except BaseException as error:
-            for failure in getattr(error, "exceptions", (error,)):
+            for failure in _leaves(error):
                 if isinstance(failure, Disagreement):
                     failure.add_note(self._keep(failure.verdict))
             raise
@@ -158,10 +158,10 @@ class Verification:
                     run(count)
                 break
             except (Disagreement, ExceptionGroup) as error:
-                found = [*getattr(error, "exceptions", (error,))]
+                found = _leaves(error)
+                failures += [failure for failure in found if isinstance(failure, Disagreement)]
                 if not all(isinstance(failure, Disagreement) for failure in found):
                     raise
-                failures += found
             count -= seen.asked_before_failure
             region = self._explore(oracle, run, failures[-1].verdict)
             failures[-1].add_note(str(region))
@@ -258,3 +258,10 @@ class Verification:
             asked.close()
         self._asked.clear()
         return self.tally
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions in `error`, if it is a group of groups, else itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in _leaves(part)]

@@ -246,6 +246,18 @@ class CrashesLater:
 crashes_50_problems_later = CrashesLater()
 
 
+class TwoFaults(CrashesLater):
+    """Wrong where the first dilation is 2, and crashes 50 problems after a stride of 2."""
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """DX one too large, or right, or the end."""
+        grads = super().grads(problem)
+        return replace(grads, dx=grads.dx + (problem.params.dilation[0] == 2))
+
+
+two_faults = TwoFaults()
+
+
 class StaleCache:
     """Looks answers up by the shapes and dtype of the problem alone."""
 
