@@ -125,8 +125,7 @@ def _conv3d_same_tail(p: ConvProblem) -> bool:
     same = same_padding(p.spatial, p.kernel, params.stride, params.dilation)
     reach = ((o - 1) * s + e for o, s, e in zip(p.dy.shape[1:-1], params.stride, p.extent))
     return (
-        p.dtype == "float64"
-        and params.rank == 3
+        params.rank == 3
         and set(params.dilation) == {1}
         and params.padding == same != ((0, 0),) * 3
         and any(cells < size for cells, size in zip(reach, p.spatial))
@@ -137,9 +136,8 @@ def _empty_float32(p: ConvProblem) -> bool:
     return p.dtype == "float32" and p.x.shape[0] == 0
 
 
-def _empty_float64_depthwise(p: ConvProblem) -> bool:
-    depthwise = p.params.rank == 2 and group_kind(p) == "depthwise"
-    return p.dtype == "float64" and p.x.shape[0] == 0 and depthwise
+def _empty_depthwise(p: ConvProblem) -> bool:
+    return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
 LEDGER: tuple[Divergence, ...] = (
@@ -199,6 +197,17 @@ LEDGER: tuple[Divergence, ...] = (
         id="tensorflow-conv3d-float64-same",
         oracle="tensorflow",
         versions="==2.21.*",
+        applies=lambda p: p.dtype == "float64" and _conv3d_same_tail(p),
+        kind="wrong",
+        cause="conv3d's SAME does not clamp a negative total padding to 0",
+        upstream="not found upstream",
+        script="tensorflow_conv3d_float64_same.py",
+    ),
+    Divergence(
+        id="tensorflow-native-conv3d-same",
+        oracle="tensorflow",
+        variants=("native",),
+        versions="==2.21.*",
         applies=_conv3d_same_tail,
         kind="wrong",
         cause="conv3d's SAME does not clamp a negative total padding to 0",
@@ -219,7 +228,18 @@ LEDGER: tuple[Divergence, ...] = (
         id="tensorflow-depthwise-empty-batch",
         oracle="tensorflow",
         versions="==2.21.*",
-        applies=_empty_float64_depthwise,
+        applies=lambda p: p.dtype == "float64" and _empty_depthwise(p),
+        kind="wrong",
+        cause="the filter gradient is allocated and never written",
+        upstream="https://github.com/tensorflow/tensorflow/pull/126484",
+        script="tensorflow_depthwise_empty_batch.py",
+    ),
+    Divergence(
+        id="tensorflow-native-depthwise-empty-batch",
+        oracle="tensorflow",
+        variants=("native",),
+        versions="==2.21.*",
+        applies=_empty_depthwise,
         kind="wrong",
         cause="the filter gradient is allocated and never written",
         upstream="https://github.com/tensorflow/tensorflow/pull/126484",

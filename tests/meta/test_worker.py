@@ -186,7 +186,7 @@ def test_the_guilty_problem_is_found(name: str, kind: str, words: str, start) ->
 
 
 def test_two_faults_are_told_apart(start) -> None:
-    """What is plainly wrong is not blamed for a crash that comes later, and each stays what it is."""
+    """What is plainly wrong is not blamed for a crash that comes later."""
     worker = start("two_faults")
     innocent = drawn(Domain(Box((2,), ("float32",), stride="one", dilation="one")), 80)
     dilated = replace(PROBLEM, params=ConvParams(dilation=(2, 1)))
