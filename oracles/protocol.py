@@ -14,6 +14,8 @@ StrideKind = Literal["one", "equal", "any"]
 DilationKind = Literal["one", "any"]
 PaddingKind = Literal["zero", "symmetric", "any"]
 
+_MARGIN = 64  # bytes on each side of an input
+_ALIGNMENT = 64  # bytes
 DTYPES = ("float32", "float64")  # those in which the integers that are drawn stay exact
 GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -261,18 +263,18 @@ class Caller:
         Raises Malformed if it does, if the answer is none, or if this call has changed the answer
         to the one before; and whatever the oracle raises.
         """
+        arrays = (problem.x, problem.w, problem.b, problem.dy)
+        x, w, b, dy = (None if array is None else _Guarded(array) for array in arrays)
+        assert x is not None
+        assert w is not None
+        assert dy is not None
         given = ConvProblem(
-            problem.x.copy(order="K"),
-            problem.w.copy(order="K"),
-            None if problem.b is None else problem.b.copy(),
-            problem.dy.copy(order="K"),
-            problem.params,
+            x.array, w.array, None if b is None else b.array, dy.array, problem.params
         )
         grads = check_answer(problem, self._oracle.grads(given))
-        for name in ("x", "w", "b", "dy"):
-            before, after = getattr(problem, name), getattr(given, name)
-            if before is not None and before.tobytes() != after.tobytes():
-                raise Malformed(f"writes to its input {name}")
+        for name, guarded in (("x", x), ("w", w), ("b", b), ("dy", dy)):
+            if guarded is not None and (words := guarded.harm()):
+                raise Malformed(f"{words} {name}")
         last, self._last = self._last, []
         for name, array, content in last:
             if array.tobytes() != content:
@@ -282,6 +284,35 @@ class Caller:
             if array is not None and array.dtype != object:
                 self._last.append((name, array, array.tobytes()))
         return grads
+
+
+class _Guarded:
+    """A copy of an array, in memory of the same order, between two margins.
+
+    The margins are NaN in every float type: what is read there can be seen in the result.
+    """
+
+    def __init__(self, original: Array) -> None:
+        self._original = original
+        size = 0 if original.dtype.hasobject else original.nbytes
+        self._memory = np.full(size + 2 * _MARGIN + _ALIGNMENT, 0xFF, np.uint8)
+        self._start = _MARGIN + -(self._memory.ctypes.data + _MARGIN) % _ALIGNMENT
+        self._end = self._start + size
+        self.array = original.copy(order="K")
+        if size:
+            memory, strides = self._memory.data, self.array.strides
+            self.array = np.ndarray(original.shape, original.dtype, memory, self._start, strides)
+            self.array[...] = original
+
+    def harm(self) -> str:
+        """What has been done to the array or its margins, in words; "" for nothing."""
+        if self.array.tobytes() != self._original.tobytes():
+            return "writes to its input"
+        if (self._memory[: self._start] != 0xFF).any():
+            return "writes before the beginning of its input"
+        if (self._memory[self._end :] != 0xFF).any():
+            return "writes beyond the end of its input"
+        return ""
 
 
 def check_answer(problem: ConvProblem, answer: Any) -> ConvGrads:

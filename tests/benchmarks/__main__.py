@@ -9,13 +9,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from hypothesis import Phase, given, settings
 
 from oracles import divergences
 from oracles.compare import judge, reference_grads
-from oracles.registry import connect, entries
+from oracles.registry import connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
 from oracles.worker import Worker
 from reference import ConvProblem
@@ -33,6 +34,7 @@ def main() -> None:
     show("generation", [seconds / len(drawn)])
     show("reference, forward and backward", times(reference_grads, drawn))
     show("transport, there and back", times(transport, drawn))
+    show("isolation, beyond asking in this process", isolation(drawn))
     for entry in installed:
         oracle = connect(entry)
         asked = [
@@ -48,7 +50,10 @@ def main() -> None:
             show(f"{entry.name}: answer", times(oracle.grads, asked))
             show(f"{entry.name}: answer and verdict", times(partial(judge, oracle), asked))
             if isinstance(oracle, Worker):
-                show(f"{entry.name}: answer in a new process", times(restarted(oracle), asked[:20]))
+                show(
+                    f"{entry.name}: from a death to the next answer",
+                    times(restarted(oracle), asked[:40]),
+                )
         finally:
             oracle.close()
 
@@ -76,8 +81,21 @@ def transport(problem: ConvProblem) -> ConvProblem:
     return decode_problem(*message)
 
 
+def isolation(drawn: list[ConvProblem]) -> list[float]:
+    """Seconds that a question to another process takes beyond the same question in this one."""
+    entry = find("tests.support.zoo:right")
+    worker, direct = connect(replace(entry, ours=False)), connect(entry, in_process=True)
+    try:
+        worker.grads(drawn[0])
+        small = [problem for problem in drawn if max(problem.x.size, problem.w.size) < 500]
+        pairs = zip(times(worker.grads, small), times(direct.grads, small))
+        return [there - here for there, here in pairs]
+    finally:
+        worker.close()
+
+
 def restarted(worker: Worker) -> Callable[[ConvProblem], object]:
-    """Asks in a process forked for the question."""
+    """Asks after the process has been killed."""
 
     def ask(problem: ConvProblem) -> object:
         worker.end_child()

@@ -7,9 +7,12 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -237,6 +240,70 @@ def test_a_crash_seen_once_is_reported_and_red(tmp_path: Path) -> None:
     assert "seen once: not again when the same problem was asked again" in output
     assert f"{name} crashes with SIGSEGV; not again in fresh processes [1-D float32" in output
     assert "the run is red: exit code 1" in output
+
+
+def test_keep_going(tmp_path: Path) -> None:
+    """After a failure its region is left out, and what else is wrong is found in the same test."""
+    name = "tests.support.zoo:two_regions"
+    arguments = ("--oracle", name, EXACT, "-k", "2d-float32", f"--regressions={tmp_path}")
+    code, output = run_pytest(*arguments, "--keep-going", "--hypothesis-profile=ci")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "2 findings (2 sub-exceptions)" in output
+    assert f"NoAnswer: {name} crashes with SIGSEGV" in output
+    assert f"Disagreement: {name} dx[0, 0, 0, 0] = 1, but should be 0" in output
+    assert "in common: stride[-2] == 2 (so have " in output
+    assert "in common: F >= 3 (so have " in output
+    assert int(rows(output)[name][6].replace(",", "")) > 50
+
+
+def test_a_killed_run_leaves_nothing_but_its_question(tmp_path: Path) -> None:
+    """No process stays, and the next run says what the oracle was asked."""
+    name, tag = "tests.support.zoo:hangs", f"KILLED={tmp_path.name}"
+    options = ["--time-limit=100", f"--regressions={tmp_path}", EXACT, "-k", "1d-float32"]
+    command = [sys.executable, "-m", "pytest", "--oracle", f"{name}[{tag}]", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+        wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob(".asked-*")))
+        assert processes_with(tag)
+        run.kill()
+    wait_until(lambda: not processes_with(tag))
+    _, output = run_pytest("--collect-only", f"--regressions={tmp_path}")
+    [kept] = (tmp_path / "seen-once").glob("*.json")
+    assert f"an earlier run was killed; what it was asking is kept: --replay={kept}" in output
+    assert load(kept).message == f"{name}[{tag}] was asked this when its run was killed"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_xdist_leaves_no_process(interrupted: bool, tmp_path: Path) -> None:
+    """Neither at its end nor after Ctrl-C."""
+    tag = f"XDIST={tmp_path.name}"
+    options = ["-n", "2", f"--regressions={tmp_path}", EXACT, "-k", "1d", "-p", "no:cacheprovider"]
+    name = "hangs" if interrupted else "right"
+    command = [sys.executable, "-m", "pytest", "--oracle", f"tests.support.zoo:{name}[{tag}]"]
+    with subprocess.Popen(command + options, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+        if interrupted:
+            wait_until(lambda: len(processes_with(tag)) >= 4)
+            run.send_signal(signal.SIGINT)
+        code = run.wait(timeout=60)
+    assert code == (pytest.ExitCode.INTERRUPTED if interrupted else pytest.ExitCode.OK)
+    wait_until(lambda: not processes_with(tag))
+
+
+def processes_with(setting: str) -> list[str]:
+    """The processes that have this environment variable set so."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{setting}\0".encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait, not too long."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_in_process() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ import pytest
 from hypothesis import given
 
 from oracles.compare import Verdict
-from oracles.protocol import Box, Domain
+from oracles.protocol import Box, Domain, Evidence
+from oracles.wire import encode_problem
 from reference import ConvParams, ConvProblem
 from tests.support import regressions
+from tests.support.asked import Asked, left_behind
 from tests.support.regressions import kept_files, load, problem_from_json, problem_to_json, save
 from tests.support.strategies import problems
 
@@ -80,6 +84,69 @@ def test_a_write_that_fails_damages_nothing(
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / ".half-of-a-file.json").write_text("{")
     assert kept_files(tmp_path) == [path]
+
+
+def test_two_runs_at_the_same_time(tmp_path: Path) -> None:
+    """They write the same files again and again; whoever reads meanwhile finds them whole."""
+    script = (
+        "import sys; from pathlib import Path; from dataclasses import replace\n"
+        "from tests.meta.test_regressions import VERDICT, save\n"
+        "for number in range(150):\n"
+        "    verdict = replace(VERDICT, kind=f'kind {number % 5}')\n"
+        "    save(verdict, '1', Path(sys.argv[1]), script='print(1)\\n' * 1000)\n"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(2)]
+    read = 0
+    while any(run.poll() is None for run in runs):
+        for path in kept_files(tmp_path):
+            assert same(load(path).problem, PROBLEM)
+            assert path.with_suffix(".py").read_text().count("print") == 1000
+            read += 1
+    assert read > 10
+    assert [run.wait() for run in runs] == [0, 0]
+    assert len(list(tmp_path.iterdir())) == 2 * 5
+
+
+def test_what_must_be_asked_before_is_kept(tmp_path: Path) -> None:
+    """And how often; a file of the first format had neither."""
+    evidence = Evidence(PROBLEM, (PROBLEM, PROBLEM), asks=7)
+    path = save(Verdict("pytorch", PROBLEM, "crashes", evidence=evidence), "2.13.0", tmp_path)
+    kept = load(path)
+    assert (len(kept.before), kept.asks) == (2, 7)
+    assert same(kept.before[1], PROBLEM)
+    content = json.loads(path.read_text())
+    del content["before"], content["asks"]
+    path.write_text(json.dumps({**content, "format": 1}))
+    assert (load(path).before, load(path).asks) == ((), 1)
+
+
+def test_a_killed_run_leaves_its_last_question(tmp_path: Path) -> None:
+    """The next run finds it, once; not that of a run that goes on, nor half a file."""
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from oracles.wire import encode_problem\n"
+        "from tests.meta.test_regressions import PROBLEM\n"
+        "from tests.support.asked import Asked\n"
+        "Asked('mine', Path(sys.argv[1]))(encode_problem(PROBLEM))\n"
+    )
+    keeps = script.replace("Asked('mine'", "asked = Asked('mine'").replace("))(", ")); asked(")
+    keeps += "print('asked', flush=True); time.sleep(60)\n"
+    run = subprocess.Popen(
+        [sys.executable, "-c", keeps, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with run:
+        assert run.stdout.readline() == "asked\n"
+        assert left_behind(tmp_path) == []
+        run.kill()
+    (tmp_path / ".asked-half").write_bytes(b"half of a file")
+    [(oracle, problem)] = left_behind(tmp_path)
+    assert oracle == "mine"
+    assert same(problem, PROBLEM)
+    assert list(tmp_path.iterdir()) == []
+    asked = Asked("mine", tmp_path)
+    asked(encode_problem(PROBLEM))
+    asked.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

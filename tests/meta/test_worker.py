@@ -18,7 +18,7 @@ from hypothesis import Phase, given, settings
 
 from oracles.compare import Disagreement, Verdict, judge
 from oracles.protocol import Box, Domain, NotStarted
-from oracles.registry import connect, find
+from oracles.registry import connect, find, variants
 from oracles.worker import Worker
 from reference import ConvParams, ConvProblem
 from tests.support.strategies import problems
@@ -53,6 +53,8 @@ VERDICTS = {
     "answers_inf": ("differs", r"db\[0\] = inf, but should be 4 .*1 of 1 elements"),
     "changes_its_answer_later": ("malformed", "changes dx of the answer that it gave before"),
     "writes_to_its_inputs": ("malformed", "writes to its input x"),
+    "writes_past_its_input": ("malformed", "writes beyond the end of its input dy"),
+    "reads_past_its_input": ("differs", r"dx\[0, 0, 0, 0\] = nan, but should be 1"),
     "chatters": ("agrees", ""),
     "prints_without_end": ("malformed", "writes more than 64 MiB to stdout and stderr"),
     "closes_its_channel": ("crashes", "closes its channel without an answer, again"),
@@ -302,6 +304,69 @@ def test_another_interpreter_that_is_none(name: str, words: str) -> None:
     """What cannot be run is an error before anything is asked."""
     with pytest.raises(ValueError, match=re.escape(words)):
         find(name)
+
+
+def test_environment(tmp_path: Path) -> None:
+    """NAME[KEY=VALUE] sets a variable in the oracle's process; another oracle has its own."""
+    once = tmp_path / "once"
+    once.touch()
+    workers = [connect(find(f"tests.support.zoo:wrong_once[ONCE={path}]")) for path in (once, "no")]
+    try:
+        assert [judge(worker, PROBLEM).kind for worker in workers] == ["differs", "agrees"]
+    finally:
+        for worker in workers:
+            worker.close()
+    assert not once.exists()
+
+
+def test_names() -> None:
+    """A variant brings its environment, what is given overrides it; the base is what remains."""
+    entry = find("tensorflow:native")
+    assert (entry.base, entry.environment) == ("tensorflow:native", {"TF_ENABLE_ONEDNN_OPTS": "0"})
+    assert entry.version == find("tensorflow").version
+    other = find(f"tensorflow:native[TF_ENABLE_ONEDNN_OPTS=1,A=b=c]@{sys.executable}")
+    assert other.environment == {"TF_ENABLE_ONEDNN_OPTS": "1", "A": "b=c"}
+    assert (other.base, other.python) == ("tensorflow:native", sys.executable)
+    assert variants("pytorch") == ["pytorch:contiguous", "pytorch:native"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pytorch:contigous", "pytorch has no variant 'contigous': known are pytorch:contiguous"),
+        ("pytorch:contigous", "did you mean 'pytorch:contiguous'?"),
+        ("numerical:fast", "numerical has no variant 'fast': known are none"),
+        ("pytorch[]", "[] must be KEY=VALUE,..."),
+        ("pytorch[A]", "[A] must be KEY=VALUE,..."),
+        ("pytorch[2A=1]", "[2A=1] must be KEY=VALUE,..."),
+        ("pytorch[A=1", "must have the form NAME[KEY=VALUE,...]@path/to/python"),
+        ("pytorch@python[A=1]", "python[A=1] is no interpreter"),
+    ],
+)
+def test_names_that_are_none(name: str, words: str) -> None:
+    """What is wrong, and what is known."""
+    with pytest.raises(ValueError, match=re.escape(words)):
+        find(name)
+
+
+def test_an_import_without_end(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, once and for all."""
+    monkeypatch.setattr("oracles.worker.START_LIMIT", 1.0)
+    monkeypatch.setenv("SLOW_START", "600")
+    worker = start("slow_start")
+    for _ in range(2):
+        verdict = judge(worker, PROBLEM)
+        assert verdict.kind == "does not start"
+        assert "does not start: no import within 1 s" in verdict.message
+
+
+def test_the_log_does_not_fill_the_disk(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an oracle prints is thrown away when it is much."""
+    monkeypatch.setattr("oracles.worker.LOG_LIMIT", 25 << 20)
+    worker = start("chatters")
+    for _ in range(12):
+        assert judge(worker, PROBLEM).kind == "agrees"
+        assert os.fstat(worker._log.fileno()).st_size < 40 << 20
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

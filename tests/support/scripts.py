@@ -12,7 +12,7 @@ from collections.abc import Callable
 from oracles.compare import RESULTS, Verdict, reference_grads
 from oracles.protocol import Evidence
 from oracles.registry import Entry
-from oracles.worker import ONE_THREAD
+from oracles.worker import ENVIRONMENT
 from reference.problem import ConvProblem, array_literal
 
 _REPEATS = 20  # at least, for a fault that does not show at once
@@ -32,7 +32,7 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
         for name in RESULTS
         if getattr(want, name) is not None
     )
-    environment = {**ONE_THREAD, **entry.environment}
+    environment = {**ENVIRONMENT, **entry.environment}
     needs = f"{entry.base.partition(':')[0]} {entry.version}".strip()
     about = textwrap.fill(verdict.message.splitlines()[0], 96, break_on_hyphens=False)
     return (
@@ -40,7 +40,9 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
         f"Needs {_plain(needs)} and NumPy. Prints DEFECT and exits with 1, or dies, where the\n"
         'defect is there; prints "not reproduced" where not.\n"""\n\n'
         "import os\nimport sys\n\nimport numpy as np\n\n"
-        f"os.environ.update(\n{textwrap.indent(_dict(environment), '    ')}\n)\n\n\n"
+        f"ENVIRONMENT = {_dict(environment)}\n"
+        "if any(os.environ.get(key) != value for key, value in ENVIRONMENT.items()):\n"
+        "    os.execve(sys.executable, sys.orig_argv, {**os.environ, **ENVIRONMENT})\n\n\n"
         + "\n\n\n".join(
             _function(number, problem, source(problem)) for number, problem in enumerate(sequence)
         )

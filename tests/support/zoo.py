@@ -258,6 +258,15 @@ class TwoFaults(CrashesLater):
 two_faults = TwoFaults()
 
 
+@Bad
+def two_regions(problem: ConvProblem) -> Any:
+    """Crashes where the first stride is 2, and is wrong where there are three filters or more."""
+    if problem.params.stride[0] == 2:
+        ctypes.string_at(0)
+    grads = reference_grads(problem)
+    return replace(grads, dx=grads.dx + (problem.w.shape[-1] >= 3))
+
+
 class StaleCache:
     """Looks answers up by the shapes and dtype of the problem alone."""
 
@@ -323,6 +332,24 @@ def writes_to_its_inputs(problem: ConvProblem) -> Any:
     grads = reference_grads(problem)
     problem.x[...] += 1
     return grads
+
+
+@Bad
+def writes_past_its_input(problem: ConvProblem) -> Any:
+    """Writes one element after the last of dy."""
+    dy = problem.dy
+    np.lib.stride_tricks.as_strided(dy, (dy.size + 1,), (dy.itemsize,))[-1] = 0
+    return reference_grads(problem)
+
+
+@Bad
+def reads_past_its_input(problem: ConvProblem) -> Any:
+    """Takes the element before the first of w for a zero."""
+    w = problem.w
+    buffer = (ctypes.c_char * w.itemsize).from_address(w.ctypes.data - w.itemsize)
+    before = np.frombuffer(bytes(buffer), w.dtype)
+    grads = reference_grads(problem)
+    return replace(grads, dx=grads.dx + before)
 
 
 @Bad
