@@ -7,8 +7,9 @@ oneDNN.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oracles.protocol import Box, Domain
 from reference.problem import Array, ConvGrads, ConvProblem
@@ -47,8 +48,7 @@ class Variant:
         padding = tuple(lo for lo, _ in params.padding)
         if _is_asymmetric(problem):
             moved, padding = F.pad(moved, _pad_argument(problem)), (0,) * params.rank
-        flags = contextlib.nullcontext() if self.onednn else torch.backends.mkldnn.flags(False)
-        with flags:
+        with _onednn(self.onednn):
             y = convolve(
                 moved,
                 w.movedim((-1, -2), (0, 1)).contiguous(),  # else: grad_weight must be contiguous
@@ -92,6 +92,20 @@ class Variant:
             "y = y.detach().contiguous().numpy()",
         ]
         return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _onednn(enabled: bool) -> Iterator[None]:
+    """Use oneDNN or do without; torch.backends.mkldnn.flags warns of something else."""
+    import torch
+
+    mkldnn: Any = torch.backends.mkldnn  # whose `enabled` is a property of the module
+    before = mkldnn.enabled
+    mkldnn.enabled = enabled and before
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before
 
 
 def _is_asymmetric(problem: ConvProblem) -> bool:

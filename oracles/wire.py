@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import socket
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
 
 _FRAME = struct.Struct(">IQ")  # bytes of header, bytes of body
 _MAX_HEADER = 1 << 20
+_BUFFER = bytearray(1 << 16)  # one for all: a new one for each message costs more than the message
 _NUMERIC_DTYPE = re.compile(r"[<>|]?[biufc][0-9]{1,2}")
 
 
@@ -38,6 +40,12 @@ class Inbox:
     def feed(self, data: bytes) -> None:
         """Add what was received."""
         self._bytes += data
+
+    def receive(self, channel: socket.socket) -> int:
+        """Add what can be received from `channel`; the number of bytes, 0 at its end."""
+        count = channel.recv_into(_BUFFER)
+        self._bytes += memoryview(_BUFFER)[:count]
+        return count
 
     def message(self) -> tuple[dict[str, Any], bytes] | None:
         """The header and body of the next whole message, or None; raises Malformed for garbage."""

@@ -338,7 +338,6 @@ class Worker:
         inbox = Inbox(limit=(64 << 20) + 16 * len(message))
         deadline = time.monotonic() + self._time_limit
         try:
-            channel.settimeout(self._time_limit)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 channel.sendall(message)
             while (answer := inbox.message()) is None:
@@ -368,19 +367,16 @@ class Worker:
         assert self._control is not None
         remaining = max(deadline - time.monotonic(), 0)
         readable, _, _ = select.select([channel, self._control], [], [], min(remaining, 0.5))
-        if self._log_size() - self._log_mark > LOG_LIMIT:
-            raise Malformed(f"writes more than {LOG_LIMIT >> 20} MiB to stdout and stderr")
         if not readable:
+            if self._log_size() - self._log_mark > LOG_LIMIT:
+                raise Malformed(f"writes more than {LOG_LIMIT >> 20} MiB to stdout and stderr")
             if remaining > 0.5:
                 return
             raise TimeoutError
         if channel in readable:
-            data = b""
             with contextlib.suppress(ConnectionResetError):
-                data = channel.recv(1 << 20)
-            inbox.feed(data)
-            if data:
-                return
+                if inbox.receive(channel):
+                    return
             deadline = min(deadline, time.monotonic() + 2)
             with contextlib.suppress(TimeoutError):
                 while self._ended is None:
@@ -447,6 +443,7 @@ class Worker:
             self._told("")
         self._child, self._channel, self._ended = event["pid"], ours, None
         self._history, self._history_bytes = [], 0
+        ours.settimeout(self._time_limit)
         return ours
 
     def _read_event(self, deadline: float) -> dict[str, Any]:
