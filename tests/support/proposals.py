@@ -170,12 +170,11 @@ def _cells_read(problem: ConvProblem, axis: int) -> np.ndarray[tuple[int, int], 
 class Seen:
     """What one oracle has passed and failed, and the regions that are left out since.
 
-    While `exploring`, failures are only taken note of.
+    While it is being explored, up to the time `exploring_until`, failures are only taken note of.
     """
 
     def __init__(self) -> None:
-        self.exploring = False
-        self.explored = 0
+        self.exploring_until = 0.0
         self.asked_before_failure = 0
         self._asked = 0
         self._passing: deque[ConvProblem] = deque(maxlen=_MOST_SEEN)
@@ -183,13 +182,12 @@ class Seen:
         self._regions: dict[tuple[int, str], list[Proposal]] = {}
 
     def begin(self) -> None:
-        """Count anew how many problems are asked before the first failure, and explored after."""
-        self._asked = self.asked_before_failure = self.explored = 0
+        """Count anew how many problems are asked before the first failure."""
+        self._asked = self.asked_before_failure = 0
 
     def add(self, problem: ConvProblem, verdict: Verdict) -> None:
         """Take note of a verdict on `problem`."""
         self._asked += 1
-        self.explored += self.exploring
         if verdict.kind == "agrees":
             if all(
                 np.count_nonzero(a) * 2 >= a.size > 0 for a in (problem.x, problem.w, problem.dy)

@@ -17,6 +17,23 @@ from reference.problem import ConvProblem, array_literal
 
 _REPEATS = 20  # at least, for a fault that does not show at once
 
+_LOOP = """\
+for ask in range({repeats}):
+    try:
+        got = {call}
+    except Exception as error:
+        sys.exit(print(f"DEFECT: ask {{ask}}: raises {{type(error).__name__}}: {{error}}") or 1)
+    for name, want in WANT.items():
+        words = ""
+        if got[name].shape != want.shape:
+            words = f"{{name}}.shape = {{got[name].shape}}, but should be {{want.shape}}"
+        elif not np.array_equal(got[name], want):
+            words = f"{{name}} =\\n{{got[name]}}\\nbut should be\\n{{want}}"
+        if words:
+            sys.exit(print(f"DEFECT: ask {{ask}}: {{words}}") or 1)
+print("not reproduced")
+"""
+
 
 def standalone(verdict: Verdict, entry: Entry) -> str | None:
     """The script for `verdict`; None for an oracle that does not say how to call it."""
@@ -48,13 +65,7 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
         )
         + f"\n\n\nWANT = {{\n{wanted}}}\n\n"
         + "".join(f"{call}\n" for call in calls[:-1])
-        + f"for ask in range({max(_REPEATS, 4 * evidence.asks)}):\n"
-        f"    got = {calls[-1]}\n"
-        "    for name, want in WANT.items():\n"
-        "        if got[name].shape != want.shape or not np.array_equal(got[name], want):\n"
-        '            print(f"DEFECT: ask {ask}: {name} =\\n{got[name]}\\nbut should be\\n{want}")\n'
-        "            sys.exit(1)\n"
-        'print("not reproduced")\n'
+        + _LOOP.format(repeats=max(_REPEATS, 4 * evidence.asks), call=calls[-1])
     )
 
 

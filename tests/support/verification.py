@@ -22,7 +22,7 @@ from tests.support.scripts import standalone
 
 _MOST_FINDINGS = 30  # in one test that keeps going
 _EXPLORING = 10.0  # seconds
-_MOST_EXPLORED = 400  # problems
+_EXPLORED = 400  # random problems
 _MOST_BEFORE = 200  # problems kept of what a process was asked before something was seen once
 
 
@@ -102,10 +102,12 @@ class Verification:
             if name != oracle.name and not self.known(name, problem)
         ]
         seen = self._seen_of(oracle.name)
-        verdict = judge(oracle, problem, [] if seen.exploring else witnesses)
+        if seen.exploring_until:
+            if time.monotonic() < seen.exploring_until:
+                seen.add(problem, judge(oracle, problem))
+            return None
+        verdict = judge(oracle, problem, witnesses)
         seen.add(problem, verdict)
-        if seen.exploring:
-            return verdict
         self.tally.add_verdict(verdict, time.perf_counter() - start)
         verdict.check()
         return verdict
@@ -162,6 +164,8 @@ class Verification:
                 failures += [failure for failure in found if isinstance(failure, Disagreement)]
                 if not all(isinstance(failure, Disagreement) for failure in found):
                     raise
+            if failures[-1].verdict.kind == NotStarted.kind:
+                break
             count -= seen.asked_before_failure
             region = self._explore(oracle, run, failures[-1].verdict)
             failures[-1].add_note(str(region))
@@ -176,18 +180,16 @@ class Verification:
     def _explore(self, oracle: str, run: Callable[[int], None], verdict: Verdict) -> Proposal:
         """What failures like `verdict` have in common, after asking for some more problems."""
         seen = self._seen_of(oracle)
-        seen.exploring = True
+        seen.exploring_until = time.monotonic() + _EXPLORING
         self.activity = f"exploring what {oracle} gets wrong"
         connection = self.connection(oracle)
-        stop = time.monotonic() + _EXPLORING
         try:
             for problem in neighbours(verdict.problem):
-                if time.monotonic() < stop and connection.domain.accepts(problem):
+                if connection.domain.accepts(problem):
                     self.verify(connection, problem)
-            while time.monotonic() < stop and seen.explored < _MOST_EXPLORED:
-                run(50)
+            run(_EXPLORED)
         finally:
-            seen.exploring = False
+            seen.exploring_until = 0.0
             self.activity = ""
             self.calm()
         return seen.region(verdict)
@@ -213,8 +215,19 @@ class Verification:
         alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
         return (
             f"kept; to see it again: pytest --oracle={verdict.oracle} --replay={path}"
-            f"{alone if script else ''}"
+            f"{alone if script else ''}{self._doubt(verdict)}"
         )
+
+    def _doubt(self, verdict: Verdict) -> str:
+        """What to add if a difference is not there in a new process; else ""."""
+        evidence = verdict.evidence or Evidence(verdict.problem)
+        if verdict.kind == "differs" and not evidence.before and evidence.asks == 1:
+            connection = self.connection(verdict.oracle)
+            connection.calm()
+            connection.renew()
+            if judge(connection, verdict.problem).kind == "agrees":
+                return "\nin a new process it is right: something asked before has a part in it"
+        return ""
 
     def _recover(self, directory: Path) -> list[Path]:
         """Keep what oracles were asked when earlier runs were killed; returns the files."""

@@ -74,7 +74,12 @@ class Saboteur:
     [
         ("", 0, "not reproduced"),
         ("dx = dx + 1", 1, "DEFECT: ask 0: dx ="),
-        ("dx = dx[..., 0]", 1, "DEFECT: ask 0: dx ="),
+        ("dx = dx[..., 0]", 1, "DEFECT: ask 0: dx.shape = (1, 2, 2), but should be (1, 2, 2, 1)"),
+        (
+            CALLS + "\nif len(calls) > 1: raise TypeError('no')",
+            1,
+            "DEFECT: ask 0: raises TypeError: no",
+        ),
         ("os.abort()", -6, ""),
         (
             CALLS + "dx = dx + (len(calls) > 7)",
