@@ -65,12 +65,15 @@ class Verdict:
         """Who is wrong, where and by how much, in one line or two; "" if the oracle agrees."""
         return self.words if isinstance(self.words, str) else self.words()
 
+    def failure(self) -> Disagreement:
+        """The exception for a verdict other than "agrees"; it ends with a script that shows it."""
+        return (Disagreement if self.kind == "differs" else NoAnswer)(self)
+
     def check(self) -> None:
-        """Raise Disagreement, with a script that shows it, unless the oracle agrees."""
+        """Raise `failure()` unless the oracle agrees."""
         __tracebackhide__ = True
-        if self.kind == "agrees":
-            return
-        raise (Disagreement if self.kind == "differs" else NoAnswer)(self)
+        if self.kind != "agrees":
+            raise self.failure()
 
 
 def judge(

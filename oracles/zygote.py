@@ -30,7 +30,7 @@ from oracles.protocol import Box, Caller, Domain, Malformed, Oracle
 from oracles.wire import Inbox, decode_problem, encode_grads, encode_problem, frame
 from reference.problem import ConvGrads, ConvParams, ConvProblem
 
-MEMORY_LIMIT = 8 << 30  # bytes that computing may map beyond what the import has
+MEMORY_LIMIT = 4 << 30  # bytes that computing may map beyond what the import has
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -13,12 +13,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from oracles.compare import Verdict
+from oracles.protocol import Evidence
 from oracles.registry import Entry, find
-from tests.support.regressions import load
+from reference import ConvParams, ConvProblem
+from tests.support.regressions import load, save
 from tests.support.reporting import COLUMNS, Tally, plain_table, rich_table, table_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,6 +214,31 @@ def test_the_oracle_of_the_readme(tmp_path: Path) -> None:
     exit_code, output = run_pytest(*arguments, PYTHONPATH=str(tmp_path))
     assert exit_code == pytest.ExitCode.OK, output
     assert rows(output)["kernels.my_kernel"][2:6] == ["exact", "exact", "exact", "-"]
+
+
+def test_an_innocent_problem_is_not_shrunk() -> None:
+    """Where another problem is guilty the search for examples ends, and that problem is shown."""
+    name = "tests.support.zoo:crashes_50_problems_later"
+    arguments = ("--oracle", name, EXACT, "-k", "2d-float32", "--hypothesis-profile=ci")
+    code, output = run_pytest(*arguments)
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert f"NoAnswer: {name} crashes with SIGSEGV, when asked 51 times in one process" in output
+    assert "first seen while it answered [2-D float32, x (" in output
+    assert "stride (2, 1), padding ((0, 0), (0, 0)), dilation (1, 1), groups 1]" in output
+    assert "kept; to see it again: " in output
+    assert int(rows(output)[name][1]) <= 250
+
+
+def test_what_was_asked_before_is_replayed(tmp_path: Path) -> None:
+    """A fault that needs another problem first shows in a replay, and only with that problem."""
+    name = "tests.support.zoo:answers_the_problem_before"
+    one = np.ones((1, 1, 1), np.float32)
+    problem = ConvProblem(one, one, None, one, ConvParams((1,), ((0, 0),), (1,)))
+    before = (replace(problem, dy=2 * one),)
+    for evidence, code in ((Evidence(problem, before), 1), (Evidence(problem), 0)):
+        verdict = Verdict(name, problem, "differs", "words", evidence=evidence)
+        kept = save(verdict, "", tmp_path)
+        assert run_pytest("--oracle", name, f"--replay={kept}")[0] == code
 
 
 def test_replay_of_nothing() -> None:

@@ -26,6 +26,17 @@ _EXPLORED = 400  # random problems
 _MOST_BEFORE = 200  # problems kept of what a process was asked before something was seen once
 
 
+class FoundElsewhere(BaseException):
+    """A failure of which the problem in hand is innocent, or not alone guilty.
+
+    Not an Exception: Hypothesis would try in vain to make the problem in hand smaller.
+    """
+
+    def __init__(self, failure: Disagreement) -> None:
+        super().__init__()
+        self.failure = failure
+
+
 class Verification:
     """One run's oracles, each connected once.
 
@@ -61,6 +72,7 @@ class Verification:
         self._ledger = ledger
         self._keep_going = keep_going
         self._seen: dict[str, Seen] = {}
+        self._looking = False
 
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
@@ -109,6 +121,9 @@ class Verification:
         verdict = judge(oracle, problem, witnesses)
         seen.add(problem, verdict)
         self.tally.add_verdict(verdict, time.perf_counter() - start)
+        before = verdict.evidence.before if verdict.evidence else ()
+        if self._looking and (before or verdict.problem is not problem):
+            raise FoundElsewhere(verdict.failure())
         verdict.check()
         return verdict
 
@@ -155,15 +170,18 @@ class Verification:
         failures: list[Disagreement] = []
         while count > 0:
             seen.begin()
+            self._looking = True
             try:
                 with self.keeping():
                     run(count)
                 break
-            except (Disagreement, ExceptionGroup) as error:
+            except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
                 found = _leaves(error)
                 failures += [failure for failure in found if isinstance(failure, Disagreement)]
                 if not all(isinstance(failure, Disagreement) for failure in found):
                     raise
+            finally:
+                self._looking = False
             if failures[-1].verdict.kind == NotStarted.kind:
                 break
             count -= seen.asked_before_failure
@@ -275,6 +293,8 @@ class Verification:
 
 def _leaves(error: BaseException) -> list[BaseException]:
     """The exceptions in `error`, if it is a group of groups, else itself."""
+    if isinstance(error, FoundElsewhere):
+        return [error.failure]
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     return [leaf for part in error.exceptions for leaf in _leaves(part)]
