@@ -18,7 +18,14 @@ from oracles.wire import encode_problem
 from reference import ConvParams, ConvProblem
 from tests.support import regressions
 from tests.support.asked import Asked, left_behind
-from tests.support.regressions import kept_files, load, problem_from_json, problem_to_json, save
+from tests.support.regressions import (
+    kept_files,
+    load,
+    problem_from_json,
+    problem_to_json,
+    replay_command,
+    save,
+)
 from tests.support.strategies import problems
 
 ANY = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
@@ -167,3 +174,9 @@ def test_bad_files_are_named(text: str | None, words: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
         load(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_the_command_can_be_pasted() -> None:
+    """Brackets and blanks mean something to a shell."""
+    command = replay_command("pytorch[A=b c]", Path("dir/file.json"))
+    assert command == "pytest '--oracle=pytorch[A=b c]' --replay=dir/file.json"

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,11 @@ def load(path: Path) -> Kept:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a kept counterexample: {error!r}") from None
+
+
+def replay_command(oracle: str, path: Path) -> str:
+    """What to type to ask `oracle` for the counterexample in `path` alone."""
+    return shlex.join(["pytest", f"--oracle={oracle}", f"--replay={path}"])
 
 
 def kept_files(directory: Path) -> list[Path]:

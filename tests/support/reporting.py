@@ -14,6 +14,7 @@ from oracles.compare import RESULTS, Verdict
 from oracles.protocol import describe
 from oracles.registry import Entry
 from oracles.worker import Incident
+from tests.support.regressions import replay_command
 
 COLUMNS = ("oracle", "version", "problems", "dX", "dW", "db", "y", "left out by ledger", "seconds")
 
@@ -79,7 +80,7 @@ class Tally:
             count = len(incident.before)
             again = (
                 f"\nkept, with what the same process was asked before ({count} problems); "
-                f"to try again: pytest --oracle={incident.oracle} --replay={kept}"
+                f"to try again: {replay_command(incident.oracle, kept)}"
             )
         self.incidents.append(f"{incident.oracle} {incident.words}{at}{script}{log}{again}")
 

@@ -16,7 +16,7 @@ from oracles.worker import Connection, Incident
 from reference.problem import ConvProblem
 from tests.support.asked import Asked, left_behind
 from tests.support.proposals import Proposal, Seen
-from tests.support.regressions import SEEN_ONCE, Kept, kept_files, save
+from tests.support.regressions import SEEN_ONCE, Kept, kept_files, replay_command, save
 from tests.support.reporting import Tally
 from tests.support.scripts import standalone
 
@@ -232,7 +232,7 @@ class Verification:
             return f"could not be kept in {self._regressions}: {error.strerror}"
         alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
         return (
-            f"kept; to see it again: pytest --oracle={verdict.oracle} --replay={path}"
+            f"kept; to see it again: {replay_command(verdict.oracle, path)}"
             f"{alone if script else ''}{self._doubt(verdict)}"
         )
 
