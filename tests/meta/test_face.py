@@ -216,6 +216,16 @@ def test_the_oracle_of_the_readme(tmp_path: Path) -> None:
     assert rows(output)["kernels.my_kernel"][2:6] == ["exact", "exact", "exact", "-"]
 
 
+def test_a_script_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
+    """The finding is kept without it, and that is said."""
+    name = "tests.support.zoo:wrong_without_a_script"
+    arguments = ("--oracle", name, EXACT, "-k", "1d-float32", f"--regressions={tmp_path}")
+    code, output = run_pytest(*arguments)
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "no standalone script: KeyError: 'no script for rank 1'" in output
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
 def test_an_innocent_problem_is_not_shrunk() -> None:
     """Where another problem is guilty the search for examples ends, and that problem is shown."""
     name = "tests.support.zoo:crashes_50_problems_later"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 
-from oracles.compare import RESULTS, Verdict, reference_grads
+import numpy as np
+
+from oracles.compare import EXACT_LIMIT, RESULTS, Verdict, exact_grads, reference_grads
 from oracles.protocol import Evidence
 from oracles.registry import Entry
 from oracles.worker import ENVIRONMENT
-from reference.problem import ConvProblem, array_literal
+from reference.problem import ConvGrads, ConvProblem, array_literal
 
 _REPEATS = 20  # at least, for a fault that does not show at once
 
@@ -36,14 +38,17 @@ print("not reproduced")
 
 
 def standalone(verdict: Verdict, entry: Entry) -> str | None:
-    """The script for `verdict`; None for an oracle that does not say how to call it."""
+    """The script for `verdict`; None for an oracle that does not say how to call it.
+
+    Raises what the oracle's `script` raises.
+    """
     source: Callable[[ConvProblem], str] | None = getattr(entry.oracle, "script", None)
     if source is None:
         return None
     evidence = verdict.evidence or Evidence(verdict.problem)
     sequence = [*evidence.before, evidence.problem]
     calls = [f"ask_{number}()" for number in range(len(sequence))]
-    want = reference_grads(evidence.problem)
+    want = _want(evidence.problem)
     wanted = "".join(
         f"    {name!r}: {array_literal(getattr(want, name))},\n"
         for name in RESULTS
@@ -67,6 +72,22 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
         + "".join(f"{call}\n" for call in calls[:-1])
         + _LOOP.format(repeats=max(_REPEATS, 4 * evidence.asks), call=calls[-1])
     )
+
+
+def _want(problem: ConvProblem) -> ConvGrads:
+    """The right answer: from rational arithmetic where that is not too slow."""
+    arrays = (problem.x, problem.w, problem.b, problem.dy)
+    finite = all(np.isfinite(array).all() for array in arrays if array is not None)
+    if not finite or problem.dy.size > EXACT_LIMIT:
+        return reference_grads(problem)
+    exact = exact_grads(problem)
+    dx, dw, db, y = (
+        None if array is None else array.astype(problem.dtype)
+        for array in (exact.dx, exact.dw, exact.db, exact.y)
+    )
+    assert dx is not None
+    assert dw is not None
+    return ConvGrads(dx, dw, db, y)
 
 
 def _function(number: int, problem: ConvProblem, source: str) -> str:

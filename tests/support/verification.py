@@ -225,15 +225,20 @@ class Verification:
         if verdict.kind == NotStarted.kind:
             return "not kept: no problem is to blame"
         entry = self.entry(verdict.oracle)
-        script = standalone(verdict, entry)
+        script, alone = None, ""
+        try:
+            script = standalone(verdict, entry)
+        except Exception as error:  # of the oracle's own `script`; the finding must not be lost
+            alone = f"\nno standalone script: {type(error).__name__}: {error}"
         try:
             path = save(verdict, entry.version or "", self._regressions, script)
         except OSError as error:
             return f"could not be kept in {self._regressions}: {error.strerror}"
-        alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
+        if script is not None:
+            alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
         return (
             f"kept; to see it again: {replay_command(verdict.oracle, path)}"
-            f"{alone if script else ''}{self._doubt(verdict)}"
+            f"{alone}{self._doubt(verdict)}"
         )
 
     def _doubt(self, verdict: Verdict) -> str:

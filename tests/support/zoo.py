@@ -41,6 +41,17 @@ def right(problem: ConvProblem) -> Any:
     return reference_grads(problem)
 
 
+class NoScript(Bad):
+    """Wrong, and cannot write itself down either."""
+
+    def script(self, problem: ConvProblem) -> str:
+        """Fails."""
+        raise KeyError(f"no script for rank {problem.params.rank}")
+
+
+wrong_without_a_script = NoScript(lambda problem: replace(reference_grads(problem), dx=problem.x))
+
+
 class SlowStart(Bad):
     """An oracle that takes as many seconds to import as SLOW_START says."""
 

@@ -106,3 +106,12 @@ def test_a_script_shows_the_defect_by_itself(
     )
     assert done.returncode == code, done.stderr
     assert words in done.stdout
+
+
+def test_what_should_be_does_not_come_from_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the definition in rational arithmetic: a wrong reference spoils no script."""
+    entry = Entry("mine", Saboteur(""), "1.0")  # type: ignore[arg-type]
+    verdict = Verdict("mine", PROBLEM, Differs.kind, "mine dx is wrong")
+    text = standalone(verdict, entry)
+    monkeypatch.setattr("tests.support.scripts.reference_grads", None)
+    assert standalone(verdict, entry) == text
