@@ -100,8 +100,9 @@ def find(name: str) -> Entry:
     if form is None:
         raise ValueError(f"oracle {name!r}: must have the form NAME[KEY=VALUE,...]@path/to/python")
     base, settings, python = form.groups()
-    entry = _find_base(base.removeprefix("oracles."))
-    environment = {**getattr(entry.oracle, "environment", {}), **_environment(name, settings)}
+    given = _environment(name, settings)
+    entry = _find_base(_variant_with(given, base.removeprefix("oracles.")))
+    environment = {**getattr(entry.oracle, "environment", {}), **given}
     entry = replace(entry, environment=environment, ours=entry.ours and not settings)
     if settings is not None:
         entry = replace(entry, name=f"{entry.name}[{settings}]")
@@ -127,6 +128,19 @@ def _find_base(name: str) -> Entry:
     if "." in name or ":" in name:
         return _outside(name)
     raise ValueError(f"oracle {name!r} is unknown: {_known(name, list(known))}")
+
+
+def _variant_with(environment: dict[str, str], name: str) -> str:
+    """The variant of oracle `name` that is made by these variables, else `name`.
+
+    TensorFlow without oneDNN takes less, whichever way it was asked for.
+    """
+    if environment and name in names():
+        for variant in variants(name):
+            needed = getattr(_find_base(variant).oracle, "environment", {})
+            if needed and needed.items() <= environment.items():
+                return variant
+    return name
 
 
 def _known(name: str, known: list[str]) -> str:
@@ -195,6 +209,13 @@ def _outside(name: str) -> Entry:
     if not isinstance(oracle.domain, Domain):
         kind = type(oracle.domain).__name__
         raise ValueError(f"oracle {name!r}: domain must be a Domain(Box(...), ...), not a {kind}")
+    environment = getattr(oracle, "environment", {})
+    pairs = environment.items() if isinstance(environment, Mapping) else [(None, None)]
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
+        raise ValueError(
+            f"oracle {name!r}: environment={environment!r} must be a dict of str to str, such as "
+            "{'OMP_NUM_THREADS': '1'}"
+        )
     if not all(isinstance(wanted, str) for wanted in _distributions(oracle)):
         raise ValueError(
             f"oracle {name!r}: distribution={oracle.distribution!r} must be the name of a package, "

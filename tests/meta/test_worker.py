@@ -327,6 +327,8 @@ def test_names() -> None:
     other = find(f"tensorflow:native[TF_ENABLE_ONEDNN_OPTS=1,A=b=c]@{sys.executable}")
     assert other.environment == {"TF_ENABLE_ONEDNN_OPTS": "1", "A": "b=c"}
     assert (other.base, other.python) == ("tensorflow:native", sys.executable)
+    assert find("tensorflow[TF_ENABLE_ONEDNN_OPTS=0]").base == "tensorflow:native"
+    assert find("tensorflow[TF_ENABLE_ONEDNN_OPTS=1]").base == "tensorflow"
     assert variants("pytorch") == ["pytorch:contiguous", "pytorch:native"]
 
 
@@ -341,6 +343,11 @@ def test_names() -> None:
         ("pytorch[2A=1]", "[2A=1] must be KEY=VALUE,..."),
         ("pytorch[A=1", "must have the form NAME[KEY=VALUE,...]@path/to/python"),
         ("pytorch@python[A=1]", "python[A=1] is no interpreter"),
+        ("tests.support.zoo:environment_of_numbers", "environment={'OMP_NUM_THREADS': 1} must be"),
+        (
+            "tests.support.zoo:environment_of_words",
+            "environment='OMP_NUM_THREADS=1' must be a dict",
+        ),
     ],
 )
 def test_names_that_are_none(name: str, words: str) -> None:

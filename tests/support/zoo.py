@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ class Bad:
 
     distribution = None
     domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
+    environment: Any = types.MappingProxyType({})
 
     def __init__(self, grads: Callable[[ConvProblem], Any]) -> None:
         self.grads = grads
@@ -50,6 +52,12 @@ class NoScript(Bad):
 
 
 wrong_without_a_script = NoScript(lambda problem: replace(reference_grads(problem), dx=problem.x))
+
+
+environment_of_numbers = Bad(reference_grads)
+environment_of_numbers.environment = {"OMP_NUM_THREADS": 1}
+environment_of_words = Bad(reference_grads)
+environment_of_words.environment = "OMP_NUM_THREADS=1"
 
 
 class SlowStart(Bad):
