@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from oracles.protocol import group_kind
 from reference.problem import ConvProblem, same_padding
+
+_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+_ISA_WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class Divergence:
 
     `versions` is a version specifier such as "==2.13.*", `upstream` a link or "not found upstream",
     `script` the file in tests/findings that shows it, needing that framework only, `needs` the
-    processor flag, as in /proc/cpuinfo, without which it does not show ("" for none), `variants`
-    those of the oracle's variants that have the defect, "" for the oracle itself.
+    processor flag, as in /proc/cpuinfo, without which it does not show ("" for none), `lacks` the
+    one with which it does not, `variants` those of the oracle's variants that have the defect, ""
+    for the oracle itself.
     """
 
     id: str
@@ -37,6 +42,7 @@ class Divergence:
     upstream: str
     script: str
     needs: str = ""
+    lacks: str = ""
     variants: tuple[str, ...] = ("",)
 
     @property
@@ -44,18 +50,34 @@ class Divergence:
         """The names of the oracles that the record speaks of: NAME or NAME:VARIANT."""
         return [f"{self.oracle}:{variant}".rstrip(":") for variant in self.variants]
 
-    def covers(self, name: str, version: str) -> bool:
-        """Whether the record speaks of this version of the oracle `name`, on this processor."""
-        present = not self.needs or self.needs in cpu_flags()
-        return name in self.names and _in_range(self.versions, version) and present
+    def covers(self, name: str, version: str, environment: Mapping[str, str]) -> bool:
+        """Whether the record speaks of this version of the oracle `name`, on this processor.
+
+        `environment` is what is set in the oracle's process beside what is inherited.
+        """
+        return (
+            name in self.names
+            and _in_range(self.versions, version)
+            and (not self.needs or _is_used(self.needs, environment))
+            and not (self.lacks and _is_used(self.lacks, environment))
+        )
 
 
-def find(oracle: str, version: str, problem: ConvProblem) -> Divergence | None:
+def find(
+    oracle: str, version: str, problem: ConvProblem, environment: Mapping[str, str] | None = None
+) -> Divergence | None:
     """The record of `oracle` at `version` that `problem` falls under, or None."""
     for record in LEDGER:
-        if record.covers(oracle, version) and record.applies(problem):
+        if record.covers(oracle, version, environment or {}) and record.applies(problem):
             return record
     return None
+
+
+def _is_used(flag: str, environment: Mapping[str, str]) -> bool:
+    """Whether the processor has `flag`, and oneDNN has not been told to do without."""
+    limit = environment.get(_ISA_LIMIT, os.environ.get(_ISA_LIMIT, "")).upper()
+    wide = flag.startswith(("avx512", "amx"))
+    return flag in cpu_flags() and not (wide and limit in _ISA_WITHOUT_AVX512)
 
 
 @functools.cache
@@ -91,7 +113,10 @@ def _one_output_column(p: ConvProblem) -> bool:
 
 
 def _strided_1x1(p: ConvProblem) -> bool:
-    """A strided kernel of one tap, few channels and, with one thread, more than 512 outputs."""
+    """A strided kernel of one tap and fewer channels than a vector has floats.
+
+    With AVX-512 and one thread it takes more than 512 outputs for the workspace to be too small.
+    """
     return (
         p.dtype == "float32"
         and p.params.rank <= 2
@@ -100,6 +125,19 @@ def _strided_1x1(p: ConvProblem) -> bool:
         and p.params.groups == 1
         and p.x.shape[-1] < 16
         and math.prod(p.dy.shape[1:-1]) > 512
+    )
+
+
+def _strided_1x1_avx2(p: ConvProblem) -> bool:
+    """The same with vectors of eight floats, where more than four outputs do."""
+    return (
+        p.dtype == "float32"
+        and p.params.rank <= 2
+        and set(p.kernel) == {1}
+        and max(p.params.stride) > 1
+        and p.params.groups == 1
+        and p.x.shape[-1] < 8
+        and math.prod(p.dy.shape[1:-1]) > 4
     )
 
 
@@ -172,6 +210,18 @@ LEDGER: tuple[Divergence, ...] = (
         cause="oneDNN's jit_1x1 backward weights writes past its workspace",
         upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
         script="tensorflow_strided_1x1_filter_heap.py",
+        needs="avx512f",
+    ),
+    Divergence(
+        id="tensorflow-strided-1x1-filter-heap-avx2",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_strided_1x1_avx2,
+        kind="crash",
+        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
+        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
+        script="tensorflow_strided_1x1_filter_heap.py",
+        lacks="avx512f",
     ),
     Divergence(
         id="pytorch-strided-1x1-filter-heap",
@@ -182,6 +232,18 @@ LEDGER: tuple[Divergence, ...] = (
         cause="oneDNN's jit_1x1 backward weights writes past its workspace",
         upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
         script="pytorch_strided_1x1_filter_heap.py",
+        needs="avx512f",
+    ),
+    Divergence(
+        id="pytorch-strided-1x1-filter-heap-avx2",
+        oracle="pytorch",
+        versions="==2.13.*",
+        applies=_strided_1x1_avx2,
+        kind="crash",
+        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
+        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
+        script="pytorch_strided_1x1_filter_heap.py",
+        lacks="avx512f",
     ),
     Divergence(
         id="pytorch-columns-in-padding",

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,14 +32,16 @@ def scripts(directory: Path = DIRECTORY) -> list[Path]:
     return sorted(directory.glob("[!_]*.py"))
 
 
-def run_script(path: Path, python: str = sys.executable) -> Finding:
-    """Run one script in a process of its own, in a clean environment.
+def run_script(
+    path: Path, python: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> Finding:
+    """Run one script in a process of its own, in an environment with nothing but `environment`.
 
     It shows its defect by printing a line "DEFECT: ...", by dying of a signal or by hanging; it
     says "not reproduced" if the defect is absent; anything else is an error in the script. Raises
     AssertionError for that.
     """
-    environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     try:
         done = subprocess.run(
             [python, str(path)],
@@ -46,7 +49,7 @@ def run_script(path: Path, python: str = sys.executable) -> Finding:
             text=True,
             timeout=TIME_LIMIT,
             check=False,
-            env=environment,
+            env={**inherited, **(environment or {})},
         )
     except subprocess.TimeoutExpired:
         return Finding(True, f"hangs for {TIME_LIMIT} s")

@@ -265,7 +265,7 @@ class Verification:
     def known(self, oracle: str, problem: ConvProblem) -> bool:
         """Whether `oracle` is known to go wrong on `problem`: by the ledger, or since it did."""
         entry, version = self.entry(oracle), self.entry(oracle).version or ""
-        if self._ledger and divergences.find(entry.base, version, problem) is not None:
+        if self._ledger and divergences.find(entry.base, version, problem, entry.environment):
             return True
         return oracle in self._seen and self._seen[oracle].left_out(problem)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.support.findings import DIRECTORY, run_script, scripts
 from tests.support.strategies import problems
 from tests.support.verification import Verification
 
+ISA = "ONEDNN_MAX_CPU_ISA"
+
 
 def everywhere(problem: ConvProblem) -> bool:
     """A predicate that always holds."""
@@ -31,7 +34,7 @@ def check_still_there(record: Divergence, entry: Entry, directory: Path = DIRECT
     """Fail if the defect is gone, or if its script is missing or broken."""
     path = directory / record.script
     assert path.exists(), f"{record.id}: the script {record.script} is missing"
-    assert run_script(path, entry.python).shows, (
+    assert run_script(path, entry.python, entry.environment).shows, (
         f"{record.id}: fixed in {record.oracle} {entry.version}: remove the record from "
         "oracles/divergences.py, or narrow its versions"
     )
@@ -43,7 +46,7 @@ def test_defects_are_still_there(
     """Each script shows its defect in a throw-away process; a fixed one must leave the ledger."""
     entry = verification.entry(oracle.name)
     for record in LEDGER:
-        if record.covers(entry.base, entry.version or ""):
+        if record.covers(entry.base, entry.version or "", entry.environment):
             with subtests.test(record.id):
                 check_still_there(record, entry)
 
@@ -122,5 +125,15 @@ def test_versions_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert divergences.find("pytorch", "2.13.0+cpu", problem) is record
     assert divergences.find("pytorch", "2.14.0", problem) is None
     assert divergences.find("tensorflow", "2.13.0", problem) is None
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE"}) is record
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX2"}) is None
+    assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is None
     monkeypatch.setattr(divergences, "cpu_flags", frozenset)
     assert divergences.find("pytorch", "2.13.0+cpu", problem) is None
+    narrow = replace(record, needs="", lacks="avx512f", variants=("native",))
+    monkeypatch.setattr(divergences, "LEDGER", (narrow,))
+    assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is narrow
+    monkeypatch.setattr(divergences, "cpu_flags", lambda: frozenset({"avx512f"}))
+    assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is None
+    monkeypatch.setenv(ISA, "avx2")
+    assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is narrow
