@@ -167,6 +167,15 @@ def _cells_read(problem: ConvProblem, axis: int) -> np.ndarray[tuple[int, int], 
     return read
 
 
+@dataclass
+class _Defect:
+    """Failures that seem to have one cause: those of one manner, and what they have in common."""
+
+    manner: str
+    failing: list[ConvProblem]
+    region: Proposal
+
+
 class Seen:
     """What one oracle has passed and failed, and the regions that are left out since.
 
@@ -179,7 +188,7 @@ class Seen:
         self._asked = 0
         self._passing: deque[ConvProblem] = deque(maxlen=_MOST_SEEN)
         self._failing: dict[str, list[ConvProblem]] = {}
-        self._regions: dict[tuple[int, str], list[Proposal]] = {}
+        self._left_out: list[_Defect] = []
 
     def begin(self) -> None:
         """Count anew how many problems are asked before the first failure."""
@@ -198,29 +207,55 @@ class Seen:
         self._failing.setdefault(_manner(verdict), []).append(verdict.problem)
 
     def region(self, verdict: Verdict) -> Proposal:
-        """What the failures like `verdict` have in common; of two defects alike, this one's."""
-        like = self._failing.get(_manner(verdict), [verdict.problem])
-        proposal = propose(like, self._passing)
-        if proposal.passing > proposal.failing:
-            return propose([verdict.problem], self._passing)
-        return proposal
+        """What the failures like `verdict` have in common, those that are left out set aside."""
+        return self._defect(verdict).region
 
-    def leave_out(self, region: Proposal, like: ConvProblem) -> None:
-        """From now on ask for nothing in `region` that has the rank and dtype of `like`."""
-        self._regions.setdefault(_cell(like), []).append(region)
+    def leave_out(self, verdict: Verdict) -> None:
+        """From now on ask for nothing that has the rank and dtype of `verdict` and its region.
+
+        Where it seems to be a defect that is left out already, its region becomes wider.
+        """
+        new = self._defect(verdict)
+        for number, old in enumerate(self._left_out):
+            if old.manner == new.manner:
+                failing = old.failing + new.failing
+                wider = propose(failing, self._passing)
+                if _is_plausible(wider):
+                    self._left_out[number] = _Defect(old.manner, failing, wider)
+                    return
+        self._left_out.append(new)
 
     def left_out(self, problem: ConvProblem) -> bool:
         """Whether `problem` lies in a region that is left out."""
-        return any(region.applies(problem) for region in self._regions.get(_cell(problem), []))
+        cell = _cell(problem)
+        return any(
+            defect.manner.startswith(cell) and defect.region.applies(problem)
+            for defect in self._left_out
+        )
+
+    def _defect(self, verdict: Verdict) -> _Defect:
+        manner = _manner(verdict)
+        like = self._failing.get(manner, [])
+        failing = [problem for problem in like if not self.left_out(problem)]
+        region = propose(failing or [verdict.problem], self._passing)
+        if not _is_plausible(region):  # two defects that look alike
+            failing = [verdict.problem]
+            region = propose(failing, self._passing)
+        return _Defect(manner, failing, region)
 
 
-def _cell(problem: ConvProblem) -> tuple[int, str]:
-    return problem.params.rank, problem.dtype.name
+def _is_plausible(region: Proposal) -> bool:
+    """Whether what the failures have in common holds for few passes."""
+    return 2 * region.passing <= region.failing
+
+
+def _cell(problem: ConvProblem) -> str:
+    return f"{problem.params.rank}-D {problem.dtype} "
 
 
 def _manner(verdict: Verdict) -> str:
-    """How an oracle failed, alike for alike failures: the kind, the result, the signal."""
+    """How an oracle failed, alike for alike failures: rank, dtype, kind, result or signal."""
     words = [name for name, right in verdict.results.items() if right is False]
     if not words:
         words = [verdict.message.removeprefix(verdict.oracle).split("[")[0].split(",")[0]]
-    return f"{verdict.problem.params.rank}-D {verdict.problem.dtype} {verdict.kind} {words[0]}"
+    return f"{_cell(verdict.problem)}{verdict.kind} {words[0]}"

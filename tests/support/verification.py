@@ -189,7 +189,7 @@ class Verification:
             failures[-1].add_note(str(region))
             if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
                 break
-            seen.leave_out(region, failures[-1].verdict.problem)
+            seen.leave_out(failures[-1].verdict)
         if len(failures) == 1:
             raise failures[0]
         if failures:
