@@ -93,3 +93,24 @@ def test_zeros_tell_nothing() -> None:
     seen.add(failed.problem, failed)
     seen.add(passed.problem, passed)
     assert seen.region(failed).passed == 0
+
+
+def test_what_is_found_again_makes_its_region_wider() -> None:
+    """One region a defect, not one a finding; another defect that looks alike has its own."""
+    asked = drawn(2, 1000)
+    dilated = [p for p in asked if max(p.params.dilation) > 1 and p.x.shape[0] > 0]
+    halves = [[p for p in dilated if (p.x.shape[-1] < 8) is small] for small in (True, False)]
+    empty = [p for p in asked if p.x.shape[0] == 0]
+    seen = Seen()
+    for problem in asked:
+        if problem.x.shape[0] > 0 and max(problem.params.dilation) == 1:
+            seen.add(problem, Verdict("mine", problem, "agrees"))
+    for failing in (*halves, empty):
+        for problem in failing:
+            verdict = Verdict("mine", problem, "crashes", "mine crashes with SIGSEGV [...]")
+            seen.add(problem, verdict)
+        seen.leave_out(verdict)
+        assert all(map(seen.left_out, failing))
+    assert len(seen._left_out) == 2
+    passing = [p for p in asked if p.x.shape[0] > 0 and max(p.params.dilation) == 1]
+    assert sum(map(seen.left_out, passing)) < len(passing) / 100

@@ -246,7 +246,7 @@ class Seen:
 
 def _is_plausible(region: Proposal) -> bool:
     """Whether what the failures have in common holds for few passes."""
-    return 2 * region.passing <= region.failing
+    return 2 * region.passing <= region.failing and 10 * region.passing <= region.passed
 
 
 def _cell(problem: ConvProblem) -> str:
