@@ -123,7 +123,7 @@ class _Search:
             before = history[skipped:end]
             best = self._still_shows(before, problem) or best
             size = len(before) // 2
-            while size:
+            while size and 32 * size >= len(before):  # else it would take too many processes
                 start = 0
                 while start < len(before):
                     fewer = before[:start] + before[start + size :]

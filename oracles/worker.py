@@ -48,6 +48,7 @@ TIME_LIMIT = 30.0  # seconds for one problem
 LOG_LIMIT = 64 << 20  # bytes that an oracle may write to stdout and stderr during one problem
 HISTORY_PROBLEMS = 5000  # most that one process is asked, so that its whole history is known
 HISTORY_BYTES = 64 << 20
+MOST_BEFORE = 200  # problems that may be needed before another for that to be a finding
 
 ENVIRONMENT = {  # of an oracle's process, where nothing else is said: one thread, and
     "OMP_NUM_THREADS": "1",
@@ -238,13 +239,17 @@ class Worker:
             )
         finally:
             self._told("")
+        again = "not again in fresh processes"
+        before = found.evidence.before if found is not None and found.evidence is not None else ()
+        if len(before) > MOST_BEFORE:  # nobody could learn from it
+            found, again = None, f"again only after {len(before)} other problems"
         if found is None and (shown := self._rehearse([problem], wrong)) is not None:
             found = shown.error
             found.evidence = Evidence(problem)
         if found is not None:
             self._remember(problem, found)
             raise found
-        words = f"{first}; not again in fresh processes"
+        words = f"{first}; {again}"
         self.report(words, problem, first.log, history)
         return self._last
 

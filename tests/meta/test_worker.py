@@ -187,6 +187,19 @@ def test_the_guilty_problem_is_found(name: str, kind: str, words: str, start) ->
     assert worker.incidents == []
 
 
+def test_a_fault_that_needs_hundreds_of_problems_is_an_incident(start) -> None:
+    """It was made to show again, but no problem can be blamed: all is kept, the run goes on."""
+    worker = start("crashes_at_problem_700")
+    assert all(judge(worker, PROBLEM).kind == "agrees" for _ in range(702))
+    [incident] = worker.incidents
+    words = re.fullmatch(
+        r"crashes with SIGSEGV; again only after (\d+) other problems", incident.words
+    )
+    assert words is not None
+    assert 480 <= int(words[1]) <= 520
+    assert len(incident.before) == 699
+
+
 def test_two_faults_are_told_apart(start) -> None:
     """What is plainly wrong is not blamed for a crash that comes later."""
     worker = start("two_faults")

@@ -132,7 +132,7 @@ def write_summary(
             if not entry.installed:
                 reporter.write_line(entry.missing)
     if tally.incidents:
-        reporter.section("seen once: not again when the same problem was asked again", red=True)
+        reporter.section("seen once: no problem could be found that shows it again", red=True)
         for incident in tally.incidents:
             reporter.write_line(f"{incident}\n")
         reporter.write_line("No test could be blamed for this, but the run is red: exit code 1.")

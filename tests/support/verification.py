@@ -12,7 +12,7 @@ from oracles.compare import Disagreement, Verdict, judge
 from oracles.protocol import Evidence, NotStarted
 from oracles.registry import Entry, connect
 from oracles.triage import neighbours
-from oracles.worker import Connection, Incident
+from oracles.worker import MOST_BEFORE, Connection, Incident
 from reference.problem import ConvProblem
 from tests.support.asked import Asked, left_behind
 from tests.support.proposals import Proposal, Seen
@@ -23,7 +23,6 @@ from tests.support.scripts import standalone
 _MOST_FINDINGS = 30  # in one test that keeps going
 _EXPLORING = 10.0  # seconds
 _EXPLORED = 400  # random problems
-_MOST_BEFORE = 200  # problems kept of what a process was asked before something was seen once
 
 
 class FoundElsewhere(BaseException):
@@ -273,7 +272,7 @@ class Verification:
         """Keep what was seen once, with what its process had been asked before."""
         if incident.problem is None:
             return None
-        evidence = Evidence(incident.problem, incident.before[-_MOST_BEFORE:])
+        evidence = Evidence(incident.problem, incident.before[-MOST_BEFORE:])
         words = f"{incident.oracle} {incident.words}"
         verdict = Verdict(
             incident.oracle, incident.problem, SEEN_ONCE, words, log=incident.log, evidence=evidence

@@ -265,6 +265,26 @@ class CrashesLater:
 crashes_50_problems_later = CrashesLater()
 
 
+class CrashesInTheEnd:
+    """Reads address zero at its 700th problem, whatever that is."""
+
+    distribution = None
+    domain = Bad.domain
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """Right 699 times."""
+        self.asked += 1
+        if self.asked == 700:
+            ctypes.string_at(0)
+        return reference_grads(problem)
+
+
+crashes_at_problem_700 = CrashesInTheEnd()
+
+
 class TwoFaults(CrashesLater):
     """Wrong where the first dilation is 2, and crashes 50 problems after a stride of 2."""
 
