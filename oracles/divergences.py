@@ -112,10 +112,10 @@ def _one_output_column(p: ConvProblem) -> bool:
     )
 
 
-def _strided_1x1(p: ConvProblem) -> bool:
-    """A strided kernel of one tap and fewer channels than a vector has floats.
+def _strided_1x1(p: ConvProblem, *, vector: int, outputs: int) -> bool:
+    """A strided kernel of one tap, fewer channels than a vector has floats, more than `outputs`.
 
-    With AVX-512 and one thread it takes more than 512 outputs for the workspace to be too small.
+    With one thread so many outputs a sample are needed for the workspace to be too small.
     """
     return (
         p.dtype == "float32"
@@ -123,21 +123,8 @@ def _strided_1x1(p: ConvProblem) -> bool:
         and set(p.kernel) == {1}
         and max(p.params.stride) > 1
         and p.params.groups == 1
-        and p.x.shape[-1] < 16
-        and math.prod(p.dy.shape[1:-1]) > 512
-    )
-
-
-def _strided_1x1_avx2(p: ConvProblem) -> bool:
-    """The same with vectors of eight floats, where more than four outputs do."""
-    return (
-        p.dtype == "float32"
-        and p.params.rank <= 2
-        and set(p.kernel) == {1}
-        and max(p.params.stride) > 1
-        and p.params.groups == 1
-        and p.x.shape[-1] < 8
-        and math.prod(p.dy.shape[1:-1]) > 4
+        and p.x.shape[-1] < vector
+        and math.prod(p.dy.shape[1:-1]) > outputs
     )
 
 
@@ -178,72 +165,41 @@ def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
+_BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
+
 LEDGER: tuple[Divergence, ...] = (
-    Divergence(
-        id="tensorflow-one-output-column",
-        oracle="tensorflow",
-        versions="==2.21.*",
-        applies=_one_output_column,
-        kind="wrong",
-        cause="oneDNN's brg_conv_fwd leaves y unwritten or reads outside the input",
-        upstream="not found upstream",
-        script="tensorflow_one_output_column.py",
-        needs="avx512f",
+    *(
+        Divergence(
+            id=f"{oracle}-one-output-column",
+            oracle=oracle,
+            versions=versions,
+            applies=_one_output_column,
+            kind="wrong",
+            cause="oneDNN's brg_conv_fwd leaves y unwritten or reads outside the input",
+            upstream="not found upstream",
+            script=f"{oracle}_one_output_column.py",
+            needs="avx512f",
+        )
+        for oracle, versions in _BOTH
     ),
-    Divergence(
-        id="pytorch-one-output-column",
-        oracle="pytorch",
-        versions="==2.13.*",
-        applies=_one_output_column,
-        kind="wrong",
-        cause="oneDNN's brg_conv_fwd leaves y unwritten or reads outside the input",
-        upstream="not found upstream",
-        script="pytorch_one_output_column.py",
-        needs="avx512f",
-    ),
-    Divergence(
-        id="tensorflow-strided-1x1-filter-heap",
-        oracle="tensorflow",
-        versions="==2.21.*",
-        applies=_strided_1x1,
-        kind="crash",
-        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
-        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
-        script="tensorflow_strided_1x1_filter_heap.py",
-        needs="avx512f",
-    ),
-    Divergence(
-        id="tensorflow-strided-1x1-filter-heap-avx2",
-        oracle="tensorflow",
-        versions="==2.21.*",
-        applies=_strided_1x1_avx2,
-        kind="crash",
-        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
-        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
-        script="tensorflow_strided_1x1_filter_heap.py",
-        lacks="avx512f",
-    ),
-    Divergence(
-        id="pytorch-strided-1x1-filter-heap",
-        oracle="pytorch",
-        versions="==2.13.*",
-        applies=_strided_1x1,
-        kind="crash",
-        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
-        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
-        script="pytorch_strided_1x1_filter_heap.py",
-        needs="avx512f",
-    ),
-    Divergence(
-        id="pytorch-strided-1x1-filter-heap-avx2",
-        oracle="pytorch",
-        versions="==2.13.*",
-        applies=_strided_1x1_avx2,
-        kind="crash",
-        cause="oneDNN's jit_1x1 backward weights writes past its workspace",
-        upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
-        script="pytorch_strided_1x1_filter_heap.py",
-        lacks="avx512f",
+    *(
+        Divergence(
+            id=f"{oracle}-strided-1x1-filter-heap{suffix}",
+            oracle=oracle,
+            versions=versions,
+            applies=functools.partial(_strided_1x1, vector=vector, outputs=outputs),
+            kind="crash",
+            cause="oneDNN's jit_1x1 backward weights writes past its workspace",
+            upstream="https://github.com/uxlfoundation/oneDNN/issues/6035",
+            script=f"{oracle}_strided_1x1_filter_heap.py",
+            needs=needs,
+            lacks=lacks,
+        )
+        for oracle, versions in _BOTH
+        for suffix, vector, outputs, needs, lacks in (
+            ("", 16, 512, "avx512f", ""),
+            ("-avx2", 8, 4, "", "avx512f"),
+        )
     ),
     Divergence(
         id="pytorch-columns-in-padding",

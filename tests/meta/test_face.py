@@ -226,6 +226,14 @@ def test_a_script_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
+def test_what_is_right_in_a_new_process_is_said() -> None:
+    """Differences are shrunk in one process, which the first may have spoilt."""
+    name = "tests.support.zoo:wrong_ever_after"
+    code, output = run_pytest("--oracle", name, EXACT, "-k", "1d-float32")
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "in a new process it is right: something asked before has a part in it" in output
+
+
 def test_an_innocent_problem_is_not_shrunk() -> None:
     """Where another problem is guilty the search for examples ends, and that problem is shown."""
     name = "tests.support.zoo:crashes_50_problems_later"

@@ -26,12 +26,16 @@ from oracles.wire import encode_grads
 from reference import ConvProblem, conv_backward
 
 
-class Bad:
-    """An oracle whose `grads` is the function given."""
+class Citizen:
+    """What all of them have in common."""
 
     distribution = None
     domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
     environment: Any = types.MappingProxyType({})
+
+
+class Bad(Citizen):
+    """An oracle whose `grads` is the function given."""
 
     def __init__(self, grads: Callable[[ConvProblem], Any]) -> None:
         self.grads = grads
@@ -223,11 +227,8 @@ def wrong_once(problem: ConvProblem) -> Any:
     return grads
 
 
-class WrongEverySecondTime:
+class WrongEverySecondTime(Citizen):
     """Right at first and wrong the second time, and so on: as if something spoilt its memory."""
-
-    distribution = None
-    domain = Bad.domain
 
     def __init__(self) -> None:
         self.asked = 0
@@ -242,11 +243,8 @@ class WrongEverySecondTime:
 wrong_every_second_time = WrongEverySecondTime()
 
 
-class CrashesLater:
+class CrashesLater(Citizen):
     """Reads address zero 50 problems after one whose first stride is 2."""
-
-    distribution = None
-    domain = Bad.domain
 
     def __init__(self) -> None:
         self.left = -1
@@ -265,11 +263,8 @@ class CrashesLater:
 crashes_50_problems_later = CrashesLater()
 
 
-class CrashesInTheEnd:
+class CrashesInTheEnd(Citizen):
     """Reads address zero at its 700th problem, whatever that is."""
-
-    distribution = None
-    domain = Bad.domain
 
     def __init__(self) -> None:
         self.asked = 0
@@ -297,6 +292,22 @@ class TwoFaults(CrashesLater):
 two_faults = TwoFaults()
 
 
+class Spoilt(Citizen):
+    """Wrong where the first dilation is 2, and from then on everywhere."""
+
+    def __init__(self) -> None:
+        self.spoilt = False
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """DX one too large, or right as yet."""
+        self.spoilt |= problem.params.dilation[0] == 2
+        grads = reference_grads(problem)
+        return replace(grads, dx=grads.dx + self.spoilt)
+
+
+wrong_ever_after = Spoilt()
+
+
 @Bad
 def two_regions(problem: ConvProblem) -> Any:
     """Crashes where the first stride is 2, and is wrong where there are three filters or more."""
@@ -306,11 +317,8 @@ def two_regions(problem: ConvProblem) -> Any:
     return replace(grads, dx=grads.dx + (problem.w.shape[-1] >= 3))
 
 
-class StaleCache:
+class StaleCache(Citizen):
     """Looks answers up by the shapes and dtype of the problem alone."""
-
-    distribution = None
-    domain = Bad.domain
 
     def __init__(self) -> None:
         self.answers: dict[object, Any] = {}
@@ -325,11 +333,8 @@ class StaleCache:
 answers_from_a_stale_cache = StaleCache()
 
 
-class AnswersBefore:
+class AnswersBefore(Citizen):
     """Answers each problem with the gradients of the one before."""
-
-    distribution = None
-    domain = Bad.domain
 
     def __init__(self) -> None:
         self.before: Any = None
@@ -344,11 +349,8 @@ class AnswersBefore:
 answers_the_problem_before = AnswersBefore()
 
 
-class ChangesItsAnswer:
+class ChangesItsAnswer(Citizen):
     """Uses the answer that it gave before as scratch."""
-
-    distribution = None
-    domain = Bad.domain
 
     def __init__(self) -> None:
         self.last: Any = None
