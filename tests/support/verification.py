@@ -120,8 +120,8 @@ class Verification:
         verdict = judge(oracle, problem, witnesses)
         seen.add(problem, verdict)
         self.tally.add_verdict(verdict, time.perf_counter() - start)
-        before = verdict.evidence.before if verdict.evidence else ()
-        if self._looking and (before or verdict.problem is not problem):
+        evidence = verdict.evidence
+        if self._looking and evidence and (evidence.before or evidence.seen_at is not None):
             raise FoundElsewhere(verdict.failure())
         verdict.check()
         return verdict
