@@ -47,8 +47,11 @@ class Inbox:
         self._bytes += memoryview(_BUFFER)[:count]
         return count
 
-    def message(self) -> tuple[dict[str, Any], bytes] | None:
-        """The header and body of the next whole message, or None; raises Malformed for garbage."""
+    def message(self) -> tuple[dict[str, Any], bytearray] | None:
+        """The header and body of the next whole message, or None; raises Malformed for garbage.
+
+        The body is the taker's own.
+        """
         if len(self._bytes) < _FRAME.size:
             return None
         header_size, body_size = _FRAME.unpack_from(self._bytes)
@@ -61,12 +64,12 @@ class Inbox:
         if len(self._bytes) < end:
             return None
         try:
-            header = json.loads(bytes(self._bytes[_FRAME.size : start]))
+            header = json.loads(self._bytes[_FRAME.size : start].decode())
         except ValueError as error:
             raise Malformed(f"answers with a header that is not JSON ({error})") from None
         if not isinstance(header, dict):
             raise Malformed(f"answers with a header that is a {type(header).__name__}")
-        body = bytes(self._bytes[start:end])
+        body = self._bytes[start:end]
         del self._bytes[:end]
         return header, body
 
@@ -92,9 +95,9 @@ def encode_problem(problem: ConvProblem, number: int = 0) -> bytes:
     return _with_arrays(header, {"x": problem.x, "w": problem.w, "b": problem.b, "dy": problem.dy})
 
 
-def decode_problem(header: Mapping[str, Any], body: bytes) -> ConvProblem:
-    """The problem in a message from pytest; its arrays can be written to and are a fresh copy."""
-    arrays = _arrays(header, bytearray(body))
+def decode_problem(header: Mapping[str, Any], body: bytearray) -> ConvProblem:
+    """The problem in a message from pytest; its arrays lie in `body` and can be written to."""
+    arrays = _arrays(header, body)
     params = ConvParams(header["stride"], header["padding"], header["dilation"], header["groups"])
     return ConvProblem(arrays["x"], arrays["w"], arrays.get("b"), arrays["dy"], params)
 
@@ -108,9 +111,9 @@ def encode_grads(grads: ConvGrads, number: int = 0) -> bytes:
     return _with_arrays({"status": "answered", "number": number}, arrays)
 
 
-def decode_grads(header: Mapping[str, Any], body: bytes) -> ConvGrads:
+def decode_grads(header: Mapping[str, Any], body: bytearray) -> ConvGrads:
     """The gradients in an answer; raises Malformed if the message is not what it should be."""
-    arrays = _arrays(header, bytearray(body))
+    arrays = _arrays(header, body)
     if not {"dx", "dw"} <= set(arrays) <= {"dx", "dw", "db", "y"}:
         raise Malformed(f"answers with the arrays {sorted(arrays)}, not with dx, dw, db, y")
     return ConvGrads(arrays["dx"], arrays["dw"], arrays.get("db"), arrays.get("y"))

@@ -99,7 +99,7 @@ def serve(channel: socket.socket, oracle: Oracle) -> None:
             channel.sendall(_answer(ask, *message))
 
 
-def _answer(ask: Caller, header: dict[str, Any], body: bytes) -> bytes:
+def _answer(ask: Caller, header: dict[str, Any], body: bytearray) -> bytes:
     failure = {"number": header["number"], "status": "raised"}
     try:
         return encode_grads(ask(decode_problem(header, body)), header["number"])
