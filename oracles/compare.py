@@ -1,14 +1,15 @@
-"""Verdicts: an oracle's answer against the reference, and who is wrong where they differ.
+"""Verdicts: an oracle's answer against the right one, and who is wrong where they differ.
 
-Exact mode: the data are integers whose partial sums are all representable, so every order of
-summation gives the same result and agreement is `==`. There is no tolerance.
+There is no tolerance. What can be represented exactly whatever the order of summation, as sums of
+small integers can, must be equal; anything else may be off by what rounding can do to that very
+element, and no more: `reference.rounding` derives how much.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -19,8 +20,8 @@ from oracles.worker import Connection
 from reference.conv import conv_backward, conv_forward
 from reference.naive import naive_conv_backward, naive_conv_forward
 from reference.problem import Array, ConvGrads, ConvProblem
+from reference.rounding import RESULTS, as_rationals, expect
 
-RESULTS = ("dx", "dw", "db", "y")
 EXACT_LIMIT = 20_000  # elements of dy up to which the court computes in rational arithmetic
 
 
@@ -47,9 +48,10 @@ class Verdict:
 
     `kind` is "agrees", "differs" or the kind of an `OracleError` ("crashes", "hangs", "raises",
     "malformed", "does not start"). `results` says of dx, dw, db and y whether they agree, None
-    where the oracle does not claim it. `log` is what the oracle's process wrote, `evidence` what
-    makes the fault show. `words` are the message, or what finds it out: only one failure in many is
-    shown to somebody, and the court takes its time.
+    where the oracle does not claim it; `ratios` how near those that agree, but need not be equal,
+    come to what they may be off: the largest error / bound. `log` is what the oracle's process
+    wrote, `evidence` what makes the fault show. `words` are the message, or what finds it out: only
+    one failure in many is shown to somebody, and the court takes its time.
     """
 
     oracle: str
@@ -59,6 +61,7 @@ class Verdict:
     results: dict[str, bool | None] = field(default_factory=dict)
     log: str = ""
     evidence: Evidence | None = None
+    ratios: dict[str, float] = field(default_factory=dict)
 
     @functools.cached_property
     def message(self) -> str:
@@ -85,14 +88,13 @@ def judge(
     one to blame: where something that was asked before has spoilt the oracle's memory, it is that.
     """
     try:
-        want = reference_grads(problem)
+        standard = _Standard(problem, oracle)
     except Exception as error:
         message = f"reference raises {type(error).__name__}: {error} [{describe(problem)}]"
         return Verdict(oracle.name, problem, "differs", message)
 
     def wrong(asked: ConvProblem, got: ConvGrads) -> Differs | None:
-        right = want if asked is problem else reference_grads(asked)
-        words = _difference(oracle.name, asked, got, right)
+        words = (standard if asked is problem else _Standard(asked, oracle)).difference(got)
         return Differs(words, grads=got) if words else None
 
     try:
@@ -100,85 +102,97 @@ def judge(
     except OracleError as error:
         fault = error  # which the name `error` does not outlive
     else:
-        return Verdict(oracle.name, problem, "agrees", results=_results(problem, got, want))
+        results, ratios = standard.results(got), standard.ratios(got)
+        return Verdict(oracle.name, problem, "agrees", results=results, ratios=ratios)
     evidence = fault.evidence or Evidence(problem)
-    guilty = evidence.problem
-    results: dict[str, bool | None] = {}
-    if isinstance(fault, Differs):
-        want = want if guilty is problem else reference_grads(guilty)
-        results = _results(guilty, fault.grads, want)
+    if evidence.problem is not problem:
+        standard = _Standard(evidence.problem, oracle)
     return Verdict(
         oracle.name,
-        guilty,
+        evidence.problem,
         fault.kind,
-        lambda: _sentence(oracle, fault, evidence, want, witnesses),
-        results,
+        lambda: _sentence(standard, fault, evidence, witnesses),
+        standard.results(fault.grads) if isinstance(fault, Differs) else {},
         fault.log,
         evidence,
     )
 
 
+class _Standard:
+    """What answers of `oracle` to one problem are held against.
+
+    That is what is expected of them, and the reference's own answer, which is held against it too.
+    """
+
+    def __init__(self, problem: ConvProblem, oracle: Connection) -> None:
+        self.problem = problem
+        self.oracle = oracle
+        self.reference = reference_grads(problem)
+        domain = oracle.domain
+        accumulation = domain.accumulation.get(problem.dtype.name)
+        self.expected = expect(problem, accumulation, conventional=domain.exact)
+
+    def difference(self, got: ConvGrads) -> str:
+        """A sentence on the first result that is not a right one; "" if they all are."""
+        for name, answer, reference, like in self._compared(got):
+            form = _wrong_form("reference", name, reference, like)
+            if form := form or _wrong_form(self.oracle.name, name, answer, like):
+                return form
+            for who, array in ((self.oracle.name, answer), ("reference", reference)):
+                if (index := first(self.expected.wrong(name, array))) is not None:
+                    return f"{who} {name}[{', '.join(map(str, index))}] = {_number(array[index])}"
+        return ""
+
+    def first_wrong(self, got: ConvGrads) -> tuple[str, tuple[int, ...]] | None:
+        """The first result that is not a right one, and where; None if it has not even the form."""
+        for name, answer, reference, like in self._compared(got):
+            if any(_wrong_form("", name, array, like) for array in (answer, reference)):
+                return None
+            wrong = self.expected.wrong(name, answer) | self.expected.wrong(name, reference)
+            if (index := first(wrong)) is not None:
+                return name, index
+        return None
+
+    def results(self, got: ConvGrads) -> dict[str, bool | None]:
+        """Of dx, dw, db and y, whether they agree; None where there is nothing to compare."""
+        results: dict[str, bool | None] = dict.fromkeys(RESULTS)
+        for name, answer, reference, like in self._compared(got):
+            results[name] = not any(
+                _wrong_form("", name, array, like) or self.expected.wrong(name, array).any()
+                for array in (answer, reference)
+            )
+        return results
+
+    def ratios(self, got: ConvGrads) -> dict[str, float]:
+        """The largest error / bound of each result that agrees and need not be equal."""
+        ratios = ((name, self.expected.ratios(name, a)) for name, a, *_ in self._compared(got))
+        return {name: float(np.max(of_each)) for name, of_each in ratios if of_each.size}
+
+    def _compared(self, got: ConvGrads) -> Iterator[tuple[str, Array, Array, Array]]:
+        """Name, answer, the reference's, and the array of equal form, of each result claimed."""
+        problem = self.problem
+        likes = {"dx": problem.x, "dw": problem.w, "db": problem.b, "y": problem.dy}
+        for name, like in likes.items():
+            answer, reference = getattr(got, name), getattr(self.reference, name)
+            if answer is not None and reference is not None and like is not None:
+                yield name, answer, reference, like
+
+
 def _sentence(
-    oracle: Connection,
-    fault: OracleError,
-    evidence: Evidence,
-    want: ConvGrads,
-    witnesses: Sequence[Connection],
+    standard: _Standard, fault: OracleError, evidence: Evidence, witnesses: Sequence[Connection]
 ) -> str:
     """The message of a verdict other than "agrees"."""
     about = f"[{describe(evidence.problem)}]"
-    message = f"{oracle.name} {fault} {about}"
+    message = f"{standard.oracle.name} {fault} {about}"
     if isinstance(fault, Differs):
         message = f"{fault}{evidence} {about}"
-        if (found := _first_wrong(fault.grads, want, evidence.problem)) is not None:
-            message = _court(oracle, evidence, *found, fault.grads, want, witnesses)
+        if (found := standard.first_wrong(fault.grads)) is not None:
+            message = _court(standard, evidence, *found, fault.grads, witnesses)
     if evidence.before:
         message += f"\nasked before it: [{describe(evidence.before[-1])}]"
     if evidence.seen_at is not None:
         message += f"\nfirst seen while it answered [{describe(evidence.seen_at)}]"
     return message
-
-
-def _compared(
-    problem: ConvProblem, got: ConvGrads, want: ConvGrads
-) -> Iterator[tuple[str, Array, Array, Array]]:
-    """Name, answer, right answer and the array of equal form, of each result that was claimed."""
-    for name, like in (("dx", problem.x), ("dw", problem.w), ("db", problem.b), ("y", problem.dy)):
-        answer, right = getattr(got, name), getattr(want, name)
-        if answer is not None and right is not None and like is not None:
-            yield name, answer, right, like
-
-
-def _difference(who: str, problem: ConvProblem, got: ConvGrads, want: ConvGrads) -> str:
-    """A sentence on the first result that is not the right one; "" if they all are."""
-    for name, answer, right, like in _compared(problem, got, want):
-        form = _wrong_form("reference", name, right, like) or _wrong_form(who, name, answer, like)
-        if form:
-            return form
-        if (index := first_difference(answer, right)) is not None:
-            return f"{who} {name}[{', '.join(map(str, index))}] = {_number(answer[index])}"
-    return ""
-
-
-def _first_wrong(
-    got: ConvGrads, want: ConvGrads, problem: ConvProblem
-) -> tuple[str, tuple[int, ...]] | None:
-    """The first result that is not the right one, and where; None if it has not even the form."""
-    for name, answer, right, like in _compared(problem, got, want):
-        if any(_wrong_form("", name, array, like) for array in (answer, right)):
-            return None
-        if (index := first_difference(answer, right)) is not None:
-            return name, index
-    return None
-
-
-def _results(problem: ConvProblem, got: ConvGrads, want: ConvGrads) -> dict[str, bool | None]:
-    """Of dx, dw, db and y, whether they agree; None where there is nothing to compare."""
-    results: dict[str, bool | None] = dict.fromkeys(RESULTS)
-    for name, answer, right, like in _compared(problem, got, want):
-        formed = not any(_wrong_form("", name, array, like) for array in (answer, right))
-        results[name] = formed and first_difference(answer, right) is None
-    return results
 
 
 def _wrong_form(who: str, name: str, array: Array, like: Array) -> str:
@@ -190,15 +204,11 @@ def _wrong_form(who: str, name: str, array: Array, like: Array) -> str:
     return ""
 
 
-def first_difference(got: Array, want: Array) -> tuple[int, ...] | None:
-    """The first index at which two arrays of one shape differ, None where they agree.
-
-    NaN agrees with nothing.
-    """
-    bad = ~(got == want)
-    if not bad.any():
+def first(wrong: Array) -> tuple[int, ...] | None:
+    """The first index at which `wrong` holds; None if it does nowhere."""
+    if not wrong.any():
         return None
-    return tuple(int(axis[0]) for axis in np.nonzero(bad))
+    return tuple(int(axis[0]) for axis in np.nonzero(wrong))
 
 
 def reference_grads(problem: ConvProblem) -> ConvGrads:
@@ -208,10 +218,17 @@ def reference_grads(problem: ConvProblem) -> ConvGrads:
     return ConvGrads(grads.dx, grads.dw, None if problem.b is None else grads.db, y)
 
 
+def can_be_exact(problem: ConvProblem) -> bool:
+    """Whether rational arithmetic has an answer, and in reasonable time."""
+    arrays = (problem.x, problem.w, problem.b, problem.dy)
+    finite = all(np.isfinite(array).all() for array in arrays if array is not None)
+    return finite and problem.dy.size <= EXACT_LIMIT
+
+
 def exact_grads(problem: ConvProblem) -> ConvGrads:
     """The same in rational arithmetic, as object arrays; the data must be finite."""
-    x, w, dy = (_rational(array) for array in (problem.x, problem.w, problem.dy))
-    b = None if problem.b is None else _rational(problem.b)
+    x, w, dy = (as_rationals(array) for array in (problem.x, problem.w, problem.dy))
+    b = None if problem.b is None else as_rationals(problem.b)
     grads = naive_conv_backward(x, w, dy, problem.params)
     y = naive_conv_forward(x, w, b, problem.params)
     return ConvGrads(grads.dx, grads.dw, None if b is None else grads.db, y)
@@ -240,71 +257,66 @@ def reproduction(verdict: Verdict) -> str:
 
 
 def _court(
-    oracle: Connection,
+    standard: _Standard,
     evidence: Evidence,
     name: str,
     index: tuple[int, ...],
     got: ConvGrads,
-    want: ConvGrads,
     witnesses: Sequence[Connection],
 ) -> str:
     """Who is wrong at `name`[`index`]: the reference only if rational arithmetic says so."""
-    problem = evidence.problem
-    answers = {oracle.name: got, "reference": want}
+    problem, expected = standard.problem, standard.expected
+    culprit, reference = standard.oracle.name, standard.reference
+    answers = {culprit: got, "reference": reference}
     for witness in witnesses:
-        if witness.name != oracle.name and witness.domain.accepts(problem):
+        if witness.name != culprit and witness.domain.accepts(problem):
             try:
                 answers[witness.name] = witness.grads(problem)
             except OracleError:
                 continue  # its own test names this
-    arrays = (problem.x, problem.w, problem.b, problem.dy)
-    finite = all(np.isfinite(array).all() for array in arrays if array is not None)
-    culprit = oracle.name
-    if finite and problem.dy.size <= EXACT_LIMIT:
-        answers["exact"] = exact_grads(problem)
+    if can_be_exact(problem):
+        expected = replace(expected, want=exact_grads(problem))
+        answers["exact"] = expected.want
         for result in ("y", name):  # a wrong forward spoils what is derived from it
-            ours = first_difference(getattr(want, result), getattr(answers["exact"], result))
-            if ours is not None:
+            bad = expected.wrong(result, getattr(reference, result))
+            bad |= expected.wrong(result, getattr(standard.expected.want, result))
+            if (ours := first(bad)) is not None:
                 culprit, name, index = "reference", result, ours
                 break
-    truth = getattr(answers.get("exact", want), name)
+    truth, allowed = getattr(expected.want, name), getattr(expected.allowed, name)[index]
     values = {
         who: getattr(answer, name)
         for who, answer in answers.items()
         if getattr(answer, name) is not None and getattr(answer, name).shape == truth.shape
     }
-    agree = [who for who, value in values.items() if value[index] == truth[index]]
-    bad = int(np.sum(~(values[culprit] == truth)))
+    wrong = {who: expected.wrong(name, value) for who, value in values.items()}
+    agree = [who for who in values if not wrong[who][index]]
+    off = f"off by {expected.error(name, values[culprit])[index]:.3g}, " if allowed else ""
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "
-        f"but should be {_number(truth[index])} (allowed 0; {bad} of {truth.size} elements differ; "
+        f"but should be {_number(truth[index])} ({off}allowed {allowed:.3g}; "
+        f"{int(wrong[culprit].sum())} of {truth.size} elements differ; "
         f"{', '.join(agree) or 'none'} agree){evidence} [{describe(problem)}]"
     )
-    identity = _adjoint_identity(problem, name, answers[culprit]) if "exact" in answers else ""
-    return sentence + identity
+    return sentence + _adjoint_identity(standard, name, answers[culprit])
 
 
-def _adjoint_identity(problem: ConvProblem, name: str, answer: ConvGrads) -> str:
-    """The adjoint identity that `answer` breaks, <dx, x> or <dw, w> = <dy, conv(x, w)>; else ""."""
-    if name not in ("dx", "dw") or not np.isfinite(getattr(answer, name)).all():
+def _adjoint_identity(standard: _Standard, name: str, answer: ConvGrads) -> str:
+    """The adjoint identity that `answer` breaks, <dx, x> or <dw, w> = <dy, conv(x, w)>; else "".
+
+    It says nothing new where results are rounded, and is worked out in rational arithmetic.
+    """
+    problem, allowed = standard.problem, getattr(standard.expected.allowed, name)
+    finite = np.isfinite(getattr(answer, name).astype(np.float64)).all()
+    if name not in ("dx", "dw") or allowed.any() or not finite or not can_be_exact(problem):
         return ""
-    x, w, dy = (_rational(array) for array in (problem.x, problem.w, problem.dy))
+    x, w, dy = (as_rationals(array) for array in (problem.x, problem.w, problem.dy))
     other = {"dx": x, "dw": w}[name]
-    left = np.sum(_rational(getattr(answer, name)) * other)
+    left = np.sum(as_rationals(getattr(answer, name)) * other)
     right = np.sum(dy * naive_conv_forward(x, w, None, problem.params))
     if left == right:
         return ""
     return f"\n<{name}, {name[1]}> = {_number(left)}, but <dy, conv(x, w)> = {_number(right)}"
-
-
-def _rational(array: Array) -> Array:
-    """`array` as Python ints where it holds integers, else as Fractions: exact either way."""
-    values = np.empty(array.shape, object)
-    for index in np.ndindex(array.shape):
-        value: Any = array[index]
-        fraction = Fraction(*value.as_integer_ratio())
-        values[index] = fraction.numerator if fraction.denominator == 1 else fraction
-    return values
 
 
 def _number(value: Any) -> str:

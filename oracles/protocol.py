@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -16,7 +17,7 @@ PaddingKind = Literal["zero", "symmetric", "any"]
 
 _MARGIN = 64  # bytes on each side of an input
 _ALIGNMENT = 64  # bytes
-DTYPES = ("float32", "float64")  # those in which the integers that are drawn stay exact
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
 _KINDS: dict[str, tuple[str, ...]] = {
     "stride": ("one", "equal", "any"),
@@ -30,7 +31,7 @@ class Box:
     """One plain statement of what an oracle takes; any mixture of the listed things is accepted.
 
     ranks         spatial ranks, of 1, 2, 3
-    dtypes        of "float32", "float64"
+    dtypes        of "float16", "bfloat16", "float32", "float64"
     groups        of "one" (groups = 1), "some" (1 < groups < C), "depthwise" (groups = C > 1)
     stride        "one", "equal" (the same on every axis) or "any"
     dilation      "one" or "any"
@@ -97,12 +98,25 @@ class Box:
 
 
 class Domain:
-    """The problems an oracle accepts: the union of its boxes."""
+    """The problems an oracle accepts, the union of its boxes, and how it sums.
 
-    def __init__(self, *boxes: Box) -> None:
+    `exact` says that products are summed as they are, in any order, so that sums of small integers
+    come out exact; Winograd's and Fourier's transforms do not, and are held to a bound that is
+    relative to whole samples. `accumulation` names the format in which sums of a dtype are kept
+    where that is not float32 for the 16-bit formats, and the dtype itself for others.
+    """
+
+    def __init__(
+        self, *boxes: Box, exact: bool = True, accumulation: Mapping[str, str] | None = None
+    ) -> None:
         if not boxes or not all(isinstance(box, Box) for box in boxes):
             raise TypeError(f"Domain{boxes!r}: must be given one Box or more")
+        for pair in (accumulation or {}).items():
+            if not set(pair) <= set(DTYPES):
+                raise ValueError(f"accumulation={accumulation!r}: must be of {DTYPES}")
         self.boxes = boxes
+        self.exact = exact
+        self.accumulation = dict(accumulation or {})
 
     def __repr__(self) -> str:
         return f"Domain({', '.join(map(repr, self.boxes))})"

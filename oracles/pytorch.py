@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from oracles.protocol import Box, Domain
 from reference.problem import Array, ConvGrads, ConvProblem
 
@@ -39,9 +41,8 @@ class Variant:
 
         params = problem.params
         convolve = (F.conv1d, F.conv2d, F.conv3d)[params.rank - 1]
-        x = torch.from_numpy(problem.x).requires_grad_()
-        w = torch.from_numpy(problem.w).requires_grad_()
-        b = None if problem.b is None else torch.from_numpy(problem.b).requires_grad_()
+        x, w = _to_torch(problem.x).requires_grad_(), _to_torch(problem.w).requires_grad_()
+        b = None if problem.b is None else _to_torch(problem.b).requires_grad_()
         moved = x.movedim(-1, 1)
         if self.contiguous:
             moved = torch.empty(moved.shape, dtype=moved.dtype).copy_(moved)
@@ -59,7 +60,7 @@ class Variant:
                 groups=params.groups,
             ).movedim(1, -1)
             inputs = [tensor for tensor in (x, w, b) if tensor is not None]
-            gradients = torch.autograd.grad(y, inputs, torch.from_numpy(problem.dy))
+            gradients = torch.autograd.grad(y, inputs, _to_torch(problem.dy))
         dx, dw, *db = map(_to_numpy, gradients)
         return ConvGrads(dx, dw, db[0] if db else None, _to_numpy(y))
 
@@ -72,12 +73,18 @@ class Variant:
         padding = tuple(lo for lo, _ in params.padding)
         if _is_asymmetric(problem):
             moved, padding = f"F.pad({moved}, {_pad_argument(problem)})", (0,) * params.rank
+        to_torch, to_numpy = "torch.from_numpy({})", "{}.contiguous().numpy()"
+        if problem.dtype.name == "bfloat16":
+            to_torch = "torch.from_numpy({}.view(np.int16)).view(torch.bfloat16)"
+            to_numpy = '{}.contiguous().view(torch.int16).numpy().view("bfloat16")'
+        a, dy = to_torch.format("a"), to_torch.format("dy")
+        gradient, y = to_numpy.format("g"), to_numpy.format("y.detach()")
         lines = [
             "import torch",
             "from torch.nn import functional as F",
             "torch.set_num_threads(1)",
             *([] if self.onednn else ["torch.backends.mkldnn.enabled = False"]),
-            "inputs = [torch.from_numpy(a).requires_grad_() for a in (x, w, b) if a is not None]",
+            f"inputs = [{a}.requires_grad_() for a in (x, w, b) if a is not None]",
             f"y = F.conv{params.rank}d(",
             f"    {moved},",
             "    inputs[1].movedim((-1, -2), (0, 1)).contiguous(),",
@@ -87,9 +94,9 @@ class Variant:
             f"    dilation={params.dilation},",
             f"    groups={params.groups},",
             ").movedim(1, -1)",
-            "gradients = torch.autograd.grad(y, inputs, torch.from_numpy(dy))",
-            "dx, dw, db = [*(g.contiguous().numpy() for g in gradients), None][:3]",
-            "y = y.detach().contiguous().numpy()",
+            f"gradients = torch.autograd.grad(y, inputs, {dy})",
+            f"dx, dw, db = [*({gradient} for g in gradients), None][:3]",
+            f"y = {y}",
         ]
         return "\n".join(lines)
 
@@ -117,9 +124,22 @@ def _pad_argument(problem: ConvProblem) -> list[int]:
     return [cells for pair in reversed(problem.params.padding) for cells in pair]
 
 
+def _to_torch(array: Array) -> Tensor:
+    """A tensor of the same memory; NumPy's bfloat16 is not PyTorch's, but has the same bits."""
+    import torch
+
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def _to_numpy(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().contiguous().numpy()
-    return array
+    import torch
+
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.view(torch.int16).numpy()).view("bfloat16")
+    return np.asarray(tensor.numpy())
 
 
 grads = Variant().grads

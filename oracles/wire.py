@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # makes NumPy know bfloat16
 import numpy as np
 
 from oracles.protocol import Malformed, Raised
@@ -22,7 +23,7 @@ from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
 _FRAME = struct.Struct(">IQ")  # bytes of header, bytes of body
 _MAX_HEADER = 1 << 20
 _BUFFER = bytearray(1 << 16)  # one for all: a new one for each message costs more than the message
-_NUMERIC_DTYPE = re.compile(r"[<>|]?[biufc][0-9]{1,2}")
+_NUMERIC_DTYPE = re.compile(r"[<>|]?[biufc][0-9]{1,2}|bfloat16")
 
 
 class Inbox:
@@ -82,7 +83,7 @@ def frame(header: Mapping[str, Any], *buffers: bytes) -> bytes:
 
 def encode_problem(problem: ConvProblem, number: int = 0) -> bytes:
     """`problem` as message `number`; raises Raised for numbers that cannot be sent."""
-    if not _NUMERIC_DTYPE.fullmatch(problem.dtype.str):
+    if not _NUMERIC_DTYPE.fullmatch(_code(problem.dtype)):
         raise Raised(f"refuses dtype {problem.dtype}: it cannot be sent to another process")
     params = problem.params
     header = {
@@ -106,7 +107,7 @@ def encode_grads(grads: ConvGrads, number: int = 0) -> bytes:
     """`grads` as the answer to message `number`; raises Malformed if they are no plain numbers."""
     arrays = {"dx": grads.dx, "dw": grads.dw, "db": grads.db, "y": grads.y}
     for name, array in arrays.items():
-        if array is not None and not _NUMERIC_DTYPE.fullmatch(array.dtype.str):
+        if array is not None and not _NUMERIC_DTYPE.fullmatch(_code(array.dtype)):
             raise Malformed(f"answers with {name} of dtype {array.dtype}, which is no plain number")
     return _with_arrays({"status": "answered", "number": number}, arrays)
 
@@ -121,8 +122,13 @@ def decode_grads(header: Mapping[str, Any], body: bytearray) -> ConvGrads:
 
 def _with_arrays(header: dict[str, Any], arrays: Mapping[str, Array | None]) -> bytes:
     present = {name: array for name, array in arrays.items() if array is not None}
-    header["arrays"] = [[n, array.dtype.str, array.shape] for n, array in present.items()]
+    header["arrays"] = [[n, _code(array.dtype), array.shape] for n, array in present.items()]
     return frame(header, *(array.tobytes() for array in present.values()))
+
+
+def _code(dtype: np.dtype[Any]) -> str:
+    """What stands for `dtype` in a header: NumPy's own, which bfloat16 has none of."""
+    return "bfloat16" if dtype.name == "bfloat16" else dtype.str
 
 
 def _arrays(header: Mapping[str, Any], body: bytearray) -> dict[str, Array]:

@@ -2,7 +2,8 @@
 
 A tap is one position in the kernel. Over all outputs it reads a strided slice of the input, so its
 share of y, dX and dW is one matrix product over channels. Slices are clipped to the input: padding
-is never stored, and no im2col copy is made.
+is never stored, and no im2col copy is made. float16 and bfloat16 are summed in float32 and rounded
+once, at the end.
 
 NumPy's floating-point warnings are off: BLAS kernels compute on registers that hold more than the
 arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067).
@@ -33,15 +34,18 @@ def conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) -> Arr
     Raises TypeError or ValueError for arguments that do not fit, see `ConvProblem`.
     """
     out = check_forward(x, w, params)
-    y = np.zeros((x.shape[0], *out, w.shape[-1]), x.dtype)
     if b is not None:
         check_bias(b, w)
+    dtype = x.dtype
+    x, w = _summable(x), _summable(w)
+    y = np.zeros((x.shape[0], *out, w.shape[-1]), x.dtype)
+    if b is not None:
         y += b
     for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], out, params):
         x_tap = _by_group(x[x_cells], params.groups)
         w_tap = _by_group(w[tap], params.groups)
         y[y_cells] += _from_groups(x_tap @ w_tap, y[y_cells].shape)
-    return y
+    return y.astype(dtype, copy=False)
 
 
 @np.errstate(all="ignore")
@@ -53,6 +57,8 @@ def conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrad
     Raises TypeError or ValueError for arguments that do not fit, see `ConvProblem`.
     """
     out = check_backward(x, w, dy, params)
+    dtype = x.dtype
+    x, w, dy = _summable(x), _summable(w), _summable(dy)
     dx = np.zeros(x.shape, x.dtype)
     dw = np.zeros(w.shape, w.dtype)
     for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], out, params):
@@ -61,7 +67,14 @@ def conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrad
         dy_tap = _by_group(dy[y_cells], params.groups)
         dx[x_cells] += _from_groups(dy_tap @ w_tap.swapaxes(-1, -2), dx[x_cells].shape)
         dw[tap] = _from_groups(x_tap.swapaxes(-1, -2) @ dy_tap, dw[tap].shape)
-    return ConvGrads(dx, dw, dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
+    db = dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype)
+    return ConvGrads(*(array.astype(dtype, copy=False) for array in (dx, dw, db)))
+
+
+def _summable(array: Array) -> Array:
+    """`array`, in float32 if it is of a 16-bit format."""
+    narrow = array.dtype.name in ("float16", "bfloat16")
+    return array.astype(np.float32) if narrow else array
 
 
 def _taps(

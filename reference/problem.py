@@ -335,11 +335,12 @@ def _check_numbers(name: str, array: Array) -> None:
             f"np.asarray({name}, dtype) makes one"
         )
     kind = array.dtype.kind
-    numeric = kind in "iuf" or (kind == "O" and all(_is_real(value) for value in array.flat))
+    numeric = kind in "iuf" or array.dtype.name == "bfloat16"
+    numeric = numeric or (kind == "O" and all(_is_real(value) for value in array.flat))
     if not numeric:
         raise TypeError(
-            f"{name}.dtype={array.dtype}: must be a real number type (float32, float64, "
-            "longdouble, an integer, or objects that are all int or Fraction); "
+            f"{name}.dtype={array.dtype}: must be a real number type (float16, bfloat16, float32, "
+            "float64, longdouble, an integer, or objects that are all int or Fraction); "
             f"{name}.astype(np.float64) makes one of most"
         )
     if not array.dtype.isnative:

@@ -10,32 +10,55 @@ from pathlib import Path
 
 import pytest
 
-from oracles.compare import RESULTS, Verdict
+from oracles.compare import Verdict
 from oracles.protocol import describe
 from oracles.registry import Entry
 from oracles.worker import Incident
+from reference.rounding import FORMATS, RESULTS
 from tests.support.regressions import replay_command
 
-COLUMNS = ("oracle", "version", "problems", "dX", "dW", "db", "y", "left out by ledger", "seconds")
+COLUMNS = (
+    "oracle",
+    "version",
+    "problems",
+    "dX",
+    "dW",
+    "db",
+    "y",
+    "left out by ledger",
+    "weak",
+    "error/bound",
+    "seconds",
+)
+_NUMERIC = ("problems", "left out by ledger", "weak", "error/bound", "seconds")
 
 
 @dataclass
 class Count:
-    """One oracle's row: problems answered and not, agreement per result, seconds spent asking."""
+    """One oracle's row: problems answered and not, agreement per result, seconds spent asking.
+
+    `exact` of those that `agreed` had to be equal. `weak` are the problems in which hardly a fault
+    could have shown, `ratio` is the largest error / bound, `bits` what is carried of the mantissa,
+    by dtype and result.
+    """
 
     problems: int = 0
     unanswered: int = 0
     left_out: int = 0
+    weak: int = 0
     seconds: float = 0.0
+    ratio: float = 0.0
     agreed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
+    exact: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
     failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
+    bits: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def cell(self, result: str) -> str:
         """What the table says of one of dx, dw, db and y."""
         if self.failed[result]:
             return "failed"
         if self.agreed[result]:
-            return "exact"
+            return "exact" if self.exact[result] else "bounded"
         return "no answer" if self.unanswered else "-"
 
 
@@ -64,6 +87,17 @@ class Tally:
         for result, agrees in verdict.results.items():
             if agrees is not None:
                 (count.agreed if agrees else count.failed)[result] += 1
+                count.exact[result] += agrees and result not in verdict.ratios
+        count.ratio = max(count.ratio, *verdict.ratios.values(), 0.0)
+
+    def add_weak(self, oracle: str) -> None:
+        """Say of one problem that has been counted that it is weak."""
+        self.count(oracle).weak += 1
+
+    def add_bits(self, oracle: str, dtype: str, result: str, bits: int) -> None:
+        """Count what a probe found: the least counts."""
+        row = self.count(oracle).bits.setdefault(dtype, {})
+        row[result] = min(bits, row.get(result, bits))
 
     def add_left_out(self, oracle: str) -> None:
         """Count one problem that the ledger keeps from `oracle`."""
@@ -98,10 +132,16 @@ class Tally:
             count.problems += row["problems"]
             count.unanswered += row["unanswered"]
             count.left_out += row["left_out"]
+            count.weak += row["weak"]
             count.seconds += row["seconds"]
+            count.ratio = max(count.ratio, row["ratio"])
             for result in RESULTS:
                 count.agreed[result] += row["agreed"][result]
+                count.exact[result] += row["exact"][result]
                 count.failed[result] += row["failed"][result]
+            for dtype, of_results in row["bits"].items():
+                for result, bits in of_results.items():
+                    self.add_bits(oracle, dtype, result, bits)
 
 
 def table_rows(entries: Sequence[Entry], tally: Tally) -> list[tuple[str, ...]]:
@@ -109,11 +149,12 @@ def table_rows(entries: Sequence[Entry], tally: Tally) -> list[tuple[str, ...]]:
     rows = []
     for entry in entries:
         if not entry.installed:
-            rows.append((entry.name, "not installed", *["-"] * 7))
+            rows.append((entry.name, "not installed", *["-"] * (len(COLUMNS) - 2)))
             continue
         count = tally.counts.get(entry.name, Count())
         cells = (count.cell(result) for result in RESULTS)
-        numbers = (f"{count.left_out:,}", f"{count.seconds:.1f}")
+        ratio = f"{count.ratio:.3f}" if count.ratio else "-"
+        numbers = (f"{count.left_out:,}", f"{count.weak:,}", ratio, f"{count.seconds:.1f}")
         rows.append((entry.name, entry.version or "-", f"{count.problems:,}", *cells, *numbers))
     return rows
 
@@ -131,11 +172,32 @@ def write_summary(
         for entry in entries:
             if not entry.installed:
                 reporter.write_line(entry.missing)
+    if precision := precision_lines(entries, tally):
+        reporter.section("bits of the mantissa carried")
+        for line in precision:
+            reporter.write_line(line)
     if tally.incidents:
         reporter.section("seen once: no problem could be found that shows it again", red=True)
         for incident in tally.incidents:
             reporter.write_line(f"{incident}\n")
         reporter.write_line("No test could be blamed for this, but the run is red: exit code 1.")
+
+
+def precision_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
+    """One line per oracle that was probed: for each dtype the bits that its results carry."""
+    lines = []
+    for entry in entries:
+        if entry.name in tally.counts and (bits := tally.counts[entry.name].bits):
+            cells = (f"{dtype} {_bits_cell(bits[dtype])}" for dtype in FORMATS if dtype in bits)
+            lines.append(f"{entry.name}: {', '.join(cells)}")
+    return lines
+
+
+def _bits_cell(bits: dict[str, int]) -> str:
+    """One number where all results carry as many bits."""
+    if len(set(bits.values())) == 1:
+        return str(next(iter(bits.values())))
+    return "(" + ", ".join(f"{name} {number}" for name, number in bits.items()) + ")"
 
 
 def plain_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
@@ -154,11 +216,11 @@ def rich_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    styles = {"exact": "green", "failed": "bold red", "no answer": "bold red"}
+    styles = {"exact": "green", "bounded": "green", "failed": "bold red", "no answer": "bold red"}
     gap = 1 if width >= 100 else 0
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), show_edge=False)
     for column in COLUMNS:
-        numeric = column in ("problems", "left out by ledger", "seconds")
+        numeric = column in _NUMERIC
         wraps = column == "left out by ledger"
         table.add_column(
             column, justify="right" if numeric else "left", no_wrap=not wraps, min_width=6

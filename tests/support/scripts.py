@@ -11,11 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from oracles.compare import EXACT_LIMIT, RESULTS, Verdict, exact_grads, reference_grads
-from oracles.protocol import Evidence
+from oracles.compare import Verdict, can_be_exact, exact_grads
+from oracles.protocol import Domain, Evidence
 from oracles.registry import Entry
 from oracles.worker import ENVIRONMENT
-from reference.problem import ConvGrads, ConvProblem, array_literal
+from reference.problem import Array, ConvGrads, ConvProblem, array_literal
+from reference.rounding import RESULTS, expect
 
 _REPEATS = 20  # at least, for a fault that does not show at once
 
@@ -29,8 +30,9 @@ for ask in range({repeats}):
         words = ""
         if got[name].shape != want.shape:
             words = f"{{name}}.shape = {{got[name].shape}}, but should be {{want.shape}}"
-        elif not np.array_equal(got[name], want):
+        elif not (np.abs(got[name].astype(np.float64) - want) <= ALLOWED[name]).all():
             words = f"{{name}} =\\n{{got[name]}}\\nbut should be\\n{{want}}"
+            words += f"\\nby no more than\\n{{ALLOWED[name]}}" if np.any(ALLOWED[name]) else ""
         if words:
             sys.exit(print(f"DEFECT: ask {{ask}}: {{words}}") or 1)
 print("not reproduced")
@@ -48,12 +50,7 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
     evidence = verdict.evidence or Evidence(verdict.problem)
     sequence = [*evidence.before, evidence.problem]
     calls = [f"ask_{number}()" for number in range(len(sequence))]
-    want = _want(evidence.problem)
-    wanted = "".join(
-        f"    {name!r}: {array_literal(getattr(want, name))},\n"
-        for name in RESULTS
-        if getattr(want, name) is not None
-    )
+    want, allowed = _expected(evidence.problem, entry.oracle.domain)
     environment = {**ENVIRONMENT, **entry.environment}
     needs = f"{entry.base.partition(':')[0]} {entry.version}".strip()
     about = textwrap.fill(verdict.message.splitlines()[0], 96, break_on_hyphens=False)
@@ -61,33 +58,49 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
         f'"""{_plain(about)}\n\n'
         f"Needs {_plain(needs)} and NumPy. Prints DEFECT and exits with 1, or dies, where the\n"
         'defect is there; prints "not reproduced" where not.\n"""\n\n'
-        "import os\nimport sys\n\nimport numpy as np\n\n"
+        f"import os\nimport sys\n\n{_imports(evidence.problem)}\n"
         f"ENVIRONMENT = {_dict(environment)}\n"
         "if any(os.environ.get(key) != value for key, value in ENVIRONMENT.items()):\n"
         "    os.execve(sys.executable, sys.orig_argv, {**os.environ, **ENVIRONMENT})\n\n\n"
         + "\n\n\n".join(
             _function(number, problem, source(problem)) for number, problem in enumerate(sequence)
         )
-        + f"\n\n\nWANT = {{\n{wanted}}}\n\n"
+        + f"\n\n\nWANT = {_arrays(want)}\nALLOWED = {_arrays(allowed)}\n\n"
         + "".join(f"{call}\n" for call in calls[:-1])
         + _LOOP.format(repeats=max(_REPEATS, 4 * evidence.asks), call=calls[-1])
     )
 
 
-def _want(problem: ConvProblem) -> ConvGrads:
-    """The right answer: from rational arithmetic where that is not too slow."""
-    arrays = (problem.x, problem.w, problem.b, problem.dy)
-    finite = all(np.isfinite(array).all() for array in arrays if array is not None)
-    if not finite or problem.dy.size > EXACT_LIMIT:
-        return reference_grads(problem)
-    exact = exact_grads(problem)
-    dx, dw, db, y = (
-        None if array is None else array.astype(problem.dtype)
-        for array in (exact.dx, exact.dw, exact.db, exact.y)
-    )
-    assert dx is not None
-    assert dw is not None
-    return ConvGrads(dx, dw, db, y)
+def _expected(problem: ConvProblem, domain: Domain) -> tuple[ConvGrads, ConvGrads]:
+    """The right results in float64, and the most that an answer may be off from these."""
+    accumulation = domain.accumulation.get(problem.dtype.name)
+    expected = expect(problem, accumulation, conventional=domain.exact)
+    right = exact_grads(problem) if can_be_exact(problem) else expected.want
+    wants, offs = {}, {}
+    for name in RESULTS:
+        if (array := getattr(right, name)) is not None:
+            wants[name] = array.astype(np.float64)
+            rounding = np.abs(array - wants[name].astype(array.dtype)).astype(np.float64)
+            allowed = getattr(expected.allowed, name)
+            offs[name] = allowed + rounding if allowed.any() else np.zeros(())
+    return _grads(wants), _grads(offs)
+
+
+def _grads(arrays: dict[str, Array]) -> ConvGrads:
+    return ConvGrads(arrays["dx"], arrays["dw"], arrays.get("db"), arrays["y"])
+
+
+def _arrays(grads: ConvGrads) -> str:
+    """The arrays of `grads` by name, as source."""
+    arrays = ((name, getattr(grads, name)) for name in RESULTS)
+    lines = (f"    {name!r}: {array_literal(a)},\n" for name, a in arrays if a is not None)
+    return "{\n" + "".join(lines) + "}"
+
+
+def _imports(problem: ConvProblem) -> str:
+    """What makes the arrays."""
+    bfloat16 = "import ml_dtypes  # makes NumPy know bfloat16\n"
+    return f"{bfloat16 if problem.dtype.name == 'bfloat16' else ''}import numpy as np\n"
 
 
 def _function(number: int, problem: ConvProblem, source: str) -> str:

@@ -11,8 +11,7 @@ Everything shrinks towards one cell, one channel, one tap, stride 1, no padding,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
@@ -20,6 +19,9 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from oracles.protocol import Box, Domain, GroupKind
 from reference.problem import Array, ConvParams, ConvProblem, Size, output_size, same_padding
+from tests.support import fills
+
+Fill = Literal["small", "integers", "reals"]
 
 # Most taps, dilation, stride, padding and further input cells of one axis, by rank: what a
 # framework's corner cases need, small enough for thousands of problems a minute.
@@ -35,8 +37,6 @@ _CHANNELS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
 _FEWEST: dict[GroupKind, int] = {"one": 1, "depthwise": 2, "some": 4}
 # What a problem is like, as often as each is listed.
 _SHAPES = 6 * ("plain",) + ("pointwise", "long", "long pointwise", "tight", "tight pointwise")
-# One byte of data: small integers, zero first, so that most sums stay exact in any float type.
-_SMALL_INTEGERS = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
 # Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an
 # example, it puts all zeros in the place of bytes whose number has changed. The number is prime, so
 # that a tiled array repeats along no axis.
@@ -53,15 +53,23 @@ class _Axis(NamedTuple):
     dilation: int
 
 
-def problems(domain: Domain, rank: int, dtype: str) -> SearchStrategy[ConvProblem]:
-    """Problems of one rank and dtype that `domain` accepts, exact on any order of summation."""
+def problems(
+    domain: Domain, rank: int, dtype: str, fill: Fill = "small"
+) -> SearchStrategy[ConvProblem]:
+    """Problems of one rank and dtype that `domain` accepts, their data as `fill` says.
+
+    "small": integers from -4 to 4; "integers": those, or wide odd ones; both are exact in any order
+    of summation. "reals": numbers of all magnitudes.
+    """
     return st.sampled_from(domain.boxes_in(rank, dtype)).flatmap(
-        lambda box: problems_in_box(box, rank, dtype)
+        lambda box: problems_in_box(box, rank, dtype, fill)
     )
 
 
 @st.composite
-def problems_in_box(draw: DrawFn, box: Box, rank: int, dtype: str) -> ConvProblem:
+def problems_in_box(
+    draw: DrawFn, box: Box, rank: int, dtype: str, fill: Fill = "small"
+) -> ConvProblem:
     """Problems of one rank and dtype in `box`, shrinking towards the smallest one."""
     padding_kind = draw(st.sampled_from(_padding_kinds(box)), label="padding kind")
     most_stride = 1 if box.stride == "one" else _MAX_STRIDE[rank]
@@ -85,37 +93,39 @@ def problems_in_box(draw: DrawFn, box: Box, rank: int, dtype: str) -> ConvProble
     channels, filters = groups * group_in, groups * group_out
     most = min(3, limit // (channels * math.prod(spatial)))
     batch = draw(st.sampled_from(_batches(most, box.empty_batch)), label="batch")
-    return fill(
-        draw,
-        x=(batch, *spatial, channels),
-        w=(*kernel, group_in, filters),
-        bias=draw(st.booleans(), label="bias"),
-        params=params,
-        dtype=dtype,
-    )
+    x, w = (batch, *spatial, channels), (*kernel, group_in, filters)
+    shapes = {"x": x, "w": w, "dy": (batch, *output_size(spatial, kernel, params), filters)}
+    if draw(st.booleans(), label="bias"):
+        shapes["b"] = (filters,)
+    return filled(draw, shapes, params, dtype, fill)
 
 
-def fill(
-    draw: DrawFn, x: Size, w: Size, *, bias: bool, params: ConvParams, dtype: str
+def filled(
+    draw: DrawFn, shapes: dict[str, Size], params: ConvParams, dtype: str, fill: Fill
 ) -> ConvProblem:
-    """A problem of these shapes, its data small integers drawn a byte each."""
-    dy = (x[0], *output_size(x[1:-1], w[:-2], params), w[-1])
-    return ConvProblem(
-        x=integers(draw, x, dtype, "x"),
-        w=integers(draw, w, dtype, "w"),
-        b=integers(draw, w[-1:], dtype, "b") if bias else None,
-        dy=integers(draw, dy, dtype, "dy"),
-        params=params,
-    )
+    """A problem of these shapes of x, w, dy and perhaps b, its data drawn a byte an element."""
+    seeds = {name: _bytes(draw, shape, name) for name, shape in shapes.items()}
+    if fill == "reals":
+        style = draw(st.sampled_from(fills.STYLES), label="style")
+        return fills.reals(seeds, params, dtype, style)
+    if fill == "small" or draw(st.booleans(), label="small"):
+        return fills.small_integers(seeds, params, dtype)
+    wide = draw(st.sampled_from(fills.WIDE), label="wide")
+    thinner = draw(st.sampled_from((0, 1, 3)), label="thinner")
+    return fills.wide_integers(seeds, params, dtype, wide, thinner)
 
 
-def integers(draw: DrawFn, shape: Sequence[int], dtype: str, label: str) -> Array:
-    """An array of integers from -4 to 4; large ones repeat every 127 elements."""
+def integers(draw: DrawFn, shape: Size, dtype: str, label: str) -> Array:
+    """An array of integers from -4 to 4."""
+    return fills.small_values(_bytes(draw, shape, label)).astype(dtype)
+
+
+def _bytes(draw: DrawFn, shape: Size, label: str) -> Array:
+    """A byte for each element; those of large arrays repeat every 127 elements."""
     drawn = draw(st.binary(min_size=_DATA_BYTES, max_size=_DATA_BYTES), label=label)
     # Backwards: Hypothesis shrinks bytes by sorting them, so what is not zero comes to the front of
     # the array, and stays there when its shape shrinks.
-    values = _SMALL_INTEGERS[np.frombuffer(drawn, np.uint8)[::-1] % len(_SMALL_INTEGERS)]
-    return np.resize(values, tuple(shape)).astype(dtype)
+    return np.resize(np.frombuffer(drawn, np.uint8)[::-1], shape)
 
 
 @st.composite

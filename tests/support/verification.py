@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from hypothesis import reject
+
 from oracles import divergences
 from oracles.compare import Disagreement, Verdict, judge
-from oracles.protocol import Evidence, NotStarted
+from oracles.protocol import Evidence, NotStarted, describe
 from oracles.registry import Entry, connect
 from oracles.triage import neighbours
 from oracles.worker import MOST_BEFORE, Connection, Incident
 from reference.problem import ConvProblem
+from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
 from tests.support.asked import Asked, left_behind
+from tests.support.fixed import probes
 from tests.support.proposals import Proposal, Seen
 from tests.support.regressions import SEEN_ONCE, Kept, kept_files, replay_command, save
 from tests.support.reporting import Tally
@@ -124,7 +129,37 @@ class Verification:
         if self._looking and evidence and (evidence.before or evidence.seen_at is not None):
             raise FoundElsewhere(verdict.failure())
         verdict.check()
+        if is_weak(problem):
+            self.tally.add_weak(oracle.name)
+            if self._looking:
+                reject()  # to Hypothesis: it does not count
         return verdict
+
+    def probe(self, oracle: Connection, rank: int, dtype: str) -> None:
+        """Measure how many bits of the mantissa `oracle` carries, in each result.
+
+        Raises Disagreement, with the problem, if they are fewer than the dtype has, unless the
+        oracle says of itself that it does not sum conventionally.
+        """
+        __tracebackhide__ = True
+        precision = FORMATS[dtype].precision
+        domain = oracle.domain
+        for problem in probes(domain, rank, dtype):
+            if self.known(oracle.name, problem) or not domain.accepts(problem):
+                continue
+            grads = oracle.grads(problem)
+            expected = expect(problem, domain.accumulation.get(dtype), conventional=domain.exact)
+            for name in RESULTS:
+                if (got := getattr(grads, name)) is None:
+                    continue
+                bits = expected.bits(name, got, precision)
+                self.tally.add_bits(oracle.name, dtype, name, bits)
+                if bits < precision and domain.exact:
+                    words = (
+                        f"{oracle.name} promises {dtype}, {precision} bits, but its {name} carries "
+                        f"{bits} [{describe(problem)}]"
+                    )
+                    raise Verdict(oracle.name, problem, "differs", words).failure()
 
     def replay(self, oracle: Connection, kept: Kept) -> str | None:
         """Hold `oracle` against the reference on a kept counterexample, in a new process.
@@ -293,6 +328,20 @@ class Verification:
             asked.close()
         self._asked.clear()
         return self.tally
+
+
+def is_weak(problem: ConvProblem) -> bool:
+    """Whether hardly a fault could show in `problem`.
+
+    Either dX or dW is zero everywhere, or no result is a sum of more than one product.
+    """
+    sums = absolute_sums(problem)
+    terms = (
+        math.prod(problem.w.shape[:-1]),  # of y
+        math.prod(problem.kernel) * problem.w.shape[-1] // problem.params.groups,  # of dX
+        math.prod(problem.dy.shape[:-1]),  # of dW
+    )
+    return max(terms) <= 1 or not sums.dx.any() or not sums.dw.any()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

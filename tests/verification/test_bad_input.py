@@ -195,8 +195,9 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"w": zeros(3, 2, 2, 6, dtype=bool)},
         TypeError,
-        "w.dtype=bool: must be a real number type (float32, float64, longdouble, an integer, or "
-        "objects that are all int or Fraction); w.astype(np.float64) makes one of most",
+        "w.dtype=bool: must be a real number type (float16, bfloat16, float32, float64, "
+        "longdouble, an integer, or objects that are all int or Fraction); w.astype(np.float64) "
+        "makes one of most",
     ),
     (
         {"x": zeros(2, 5, 4, 4, dtype="U1")},

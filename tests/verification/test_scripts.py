@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ from hypothesis import given, settings
 
 from oracles import divergences
 from oracles.compare import Verdict, judge
-from oracles.protocol import Differs, Evidence
+from oracles.protocol import Box, Differs, Domain, Evidence
 from oracles.registry import Entry, connect, find, names, variants
 from oracles.worker import Connection
-from reference import ConvParams, ConvProblem
+from reference import ConvGrads, ConvParams, ConvProblem, conv_backward
 from tests.support.scripts import standalone
 from tests.support.strategies import problems
 from tests.support.verification import Verification
@@ -65,6 +67,8 @@ CALLS = "calls = globals().setdefault('calls', []); calls.append(1); "
 
 class Saboteur:
     """An oracle whose source is wrong in the second question only."""
+
+    domain = Domain(Box(ranks=(2,), dtypes=("float32",)))
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -119,5 +123,10 @@ def test_what_should_be_does_not_come_from_the_reference(monkeypatch: pytest.Mon
     entry = Entry("mine", Saboteur(""), "1.0")  # type: ignore[arg-type]
     verdict = Verdict("mine", PROBLEM, Differs.kind, "mine dx is wrong")
     text = standalone(verdict, entry)
-    monkeypatch.setattr("tests.support.scripts.reference_grads", None)
+
+    def wrong(*arguments: Any) -> ConvGrads:
+        right = conv_backward(*arguments)
+        return replace(right, dx=right.dx + 1, dw=right.dw + 1)
+
+    monkeypatch.setattr("reference.rounding.conv_backward", wrong)
     assert standalone(verdict, entry) == text

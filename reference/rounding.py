@@ -1,0 +1,237 @@
+"""How far from the right answer a rightly computed one can be, element by element.
+
+Every result is a sum of products: of x and w for y, of dy and w for dX, of x and dy for dW, of dy
+alone for db. Whatever the order in which n products, each rounded, are summed in a format of unit
+roundoff u, the sum is off by at most gamma_n * S, with gamma_n = n u / (1 - n u) and S the same sum
+of absolute values (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1
+and 4.2; a product that is zero rounds nothing and is not counted, nor is a tap in the padding). A
+multiplication or an addition whose result underflows loses at most the least normal number more,
+also where a processor flushes it to zero. What is summed in one format and stored in a narrower one
+is rounded once more. On integers nothing is rounded as long as S is at most 2^p, p the precision:
+every partial sum is an integer that the format holds, so there the bound is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from reference.conv import conv_backward, conv_forward
+from reference.problem import Array, ConvGrads, ConvProblem
+
+RESULTS = ("dx", "dw", "db", "y")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format.
+
+    `precision` counts significant bits, the implicit one included; `tiny` is the least positive
+    normal number, `largest` the largest finite one.
+    """
+
+    precision: int
+    tiny: float
+    largest: float
+
+    @property
+    def unit(self) -> float:
+        """The unit roundoff: half the distance from 1 to the next number, 2^-precision."""
+        return 2.0**-self.precision
+
+
+FORMATS = MappingProxyType(
+    {
+        "float16": Format(11, 2.0**-14, 65504.0),
+        "bfloat16": Format(8, 2.0**-126, (2 - 2.0**-7) * 2.0**127),
+        "float32": Format(24, 2.0**-126, (2 - 2.0**-23) * 2.0**127),
+        "float64": Format(53, 2.0**-1022, (2 - 2.0**-52) * 2.0**1023),
+    }
+)
+ACCUMULATION = MappingProxyType(  # the least that sums must be computed in, where nothing is said
+    {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+)
+_DOUBLE = FORMATS["float64"].unit
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What an answer must be.
+
+    `want` holds the right results in higher precision, `allowed` the most that each element may be
+    off (0: it must be equal), `sums` the sums of absolute products S. All have the shapes of x, w,
+    b and dy; db is None without a bias.
+    """
+
+    want: ConvGrads
+    allowed: ConvGrads
+    sums: ConvGrads
+
+    def wrong(self, name: str, got: Array) -> Array:
+        """Where `got`, an answer for result `name`, is further off than it may be, or NaN."""
+        allowed: Array = getattr(self.allowed, name)
+        return np.logical_not(self.error(name, got) <= allowed)
+
+    def error(self, name: str, got: Array) -> Array:
+        """|got - want|, in the higher precision; NaN where that is infinite or no number."""
+        want: Array = getattr(self.want, name)
+        error: Array
+        if want.dtype != object:
+            with np.errstate(all="ignore"):
+                error = np.abs(got.astype(want.dtype) - want)
+            return error
+        finite = np.isfinite(got.astype(np.float64))
+        error = np.full(got.shape, np.nan, object)
+        error[finite] = np.abs(as_rationals(got[finite]) - want[finite])
+        return error
+
+    def ratios(self, name: str, got: Array) -> Array:
+        """Error / allowed, in float64, of those elements of `got` that need not be equal."""
+        allowed: Array = getattr(self.allowed, name)
+        rounded = (allowed > 0) & np.isfinite(allowed)
+        ratios: Array = self.error(name, got)[rounded].astype(np.float64) / allowed[rounded]
+        return ratios
+
+    def bits(self, name: str, got: Array, precision: int) -> int:
+        """How many bits of the mantissa `got` carries: 2^-bits of S is as far as it is off."""
+        sums: Array = getattr(self.sums, name)
+        error = self.error(name, got)[sums > 0].astype(np.float64)
+        worst = float(np.max(error / sums[sums > 0], initial=0))
+        if not worst:
+            return precision
+        return max(0, math.floor(-math.log2(worst))) if math.isfinite(worst) else 0
+
+
+def expect(
+    problem: ConvProblem, accumulation: str | None = None, *, conventional: bool = True
+) -> Expected:
+    """What `problem`, of finite float data, has for an answer if sums are in format `accumulation`.
+
+    The right results are computed in float64, those of float64 in longdouble, or in rational
+    arithmetic where that is no wider. None of the data may be subnormal: a processor that takes
+    such numbers for zeros does so before it multiplies.
+
+    Sums that are not `conventional` but Winograd's or Fourier's have errors relative to a whole
+    sample: S is replaced by the product of the operands' Euclidean norms, which it never exceeds, n
+    by the number of cells and taps that a transform can mix, and integers are rounded too (Higham,
+    section 24.1; Barabasz et al., Error Analysis and Improving the Accuracy of Winograd
+    Convolution, 2020).
+    """
+    stored = FORMATS[problem.dtype.name]
+    summed = FORMATS[accumulation or ACCUMULATION[problem.dtype.name]]
+    want, unit_of_want = _in_higher_precision(problem)
+    sums = absolute_sums(problem)
+    integral = conventional and _is_integral(problem)
+    if integral and _largest(sums) <= 2.0 ** min(stored.precision, summed.precision):
+        return Expected(want, _each(lambda array: np.zeros(array.shape), sums), sums)
+    counts = _of(problem, lambda array: (array != 0).astype(np.float64))
+    magnitudes = sums
+    if not conventional:
+        magnitudes, counts = _norms(problem), _each(lambda n: n + _transform_size(problem), counts)
+
+    def allowed(right: Array, magnitude: Array, count: Array) -> Array:
+        upper = magnitude * (1 + gamma(count + 8, _DOUBLE))  # it and this formula are rounded too
+        off = gamma(count, summed.unit) * upper + 2 * count * summed.tiny
+        off += gamma(count, unit_of_want) * upper
+        if integral:
+            off[upper <= 2.0**summed.precision] = 0
+        if stored.precision < summed.precision:
+            rounded = np.abs(right.astype(np.float64)) * (1 + 2 * _DOUBLE) + off
+            fits = (off == 0) & integral & (rounded <= 2.0**stored.precision)
+            off += np.where(fits, 0, stored.unit * rounded + stored.tiny * (count > 0))
+        return np.asarray(off)
+
+    return Expected(want, _each(allowed, want, magnitudes, counts), sums)
+
+
+def gamma(count: Array, unit: float) -> Array:
+    """n u / (1 - n u) for each number of roundings n; infinite where n u reaches 1."""
+    small = np.minimum(count * unit, 1.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(small / (1 - small))
+
+
+def absolute_sums(problem: ConvProblem) -> ConvGrads:
+    """S of every element: the results of `problem` with absolute values, in float64."""
+    return _of(problem, lambda array: np.abs(array.astype(np.float64)))
+
+
+def as_rationals(array: Array) -> Array:
+    """`array` as Python ints where it holds integers, else as Fractions: exact either way."""
+    values = np.empty(array.shape, object)
+    for index in np.ndindex(array.shape):
+        value: Any = array[index]
+        if not hasattr(value, "as_integer_ratio"):  # bfloat16
+            value = float(value)
+        fraction = Fraction(*value.as_integer_ratio())
+        values[index] = fraction.numerator if fraction.denominator == 1 else fraction
+    return values
+
+
+def _in_higher_precision(problem: ConvProblem) -> tuple[ConvGrads, float]:
+    """The right results, and the unit roundoff with which they were computed."""
+    if problem.dtype != np.float64:
+        return _of(problem, lambda array: array.astype(np.float64)), _DOUBLE
+    bits = np.finfo(np.longdouble).nmant + 1
+    if bits > FORMATS["float64"].precision:
+        return _of(problem, lambda array: array.astype(np.longdouble)), 2.0**-bits
+    return _of(problem, as_rationals), 0.0
+
+
+def _of(problem: ConvProblem, change: Callable[[Array], Array]) -> ConvGrads:
+    """The results of `problem` with its arrays changed."""
+    x, w, dy = map(change, (problem.x, problem.w, problem.dy))
+    grads = conv_backward(x, w, dy, problem.params)
+    if problem.b is None:
+        return ConvGrads(grads.dx, grads.dw, None, conv_forward(x, w, None, problem.params))
+    y = conv_forward(x, w, change(problem.b), problem.params)
+    return ConvGrads(grads.dx, grads.dw, grads.db, y)
+
+
+def _each(make: Callable[..., Array], *operands: ConvGrads) -> ConvGrads:
+    """`make` of the operands' dx, of their dw, and so on."""
+    dx, dw, y = (make(*(getattr(one, name) for one in operands)) for name in ("dx", "dw", "y"))
+    first = operands[0]
+    return ConvGrads(dx, dw, None if first.db is None else make(*(one.db for one in operands)), y)
+
+
+def _is_integral(problem: ConvProblem) -> bool:
+    arrays = (problem.x, problem.w, problem.b, problem.dy)
+    return all(bool((array == np.rint(array)).all()) for array in arrays if array is not None)
+
+
+def _largest(grads: ConvGrads) -> float:
+    return max(
+        float(np.max(array, initial=0))
+        for array in (grads.dx, grads.dw, grads.db, grads.y)
+        if array is not None
+    )
+
+
+def _norms(problem: ConvProblem) -> ConvGrads:
+    """For each result a product of Euclidean norms that no sum of absolute products exceeds."""
+    x, w, dy = (array.astype(np.float64) for array in (problem.x, problem.w, problem.dy))
+    of_x, of_dy = (
+        np.sqrt(np.sum(array**2, axis=tuple(range(1, array.ndim)), keepdims=True))
+        for array in (x, dy)
+    )
+    of_w = np.sqrt(np.sum(w**2))
+    bias = 0.0 if problem.b is None else np.abs(problem.b.astype(np.float64))
+    return ConvGrads(
+        np.broadcast_to(of_dy * of_w, x.shape),
+        np.full(w.shape, np.sqrt(np.sum(of_x**2) * np.sum(of_dy**2))),
+        None if problem.b is None else np.abs(dy).sum(axis=tuple(range(dy.ndim - 1))),
+        np.broadcast_to(of_x * of_w, dy.shape) + bias,
+    )
+
+
+def _transform_size(problem: ConvProblem) -> int:
+    """The most cells and taps that one transform of a sample can mix."""
+    padded = (size + lo + hi for size, (lo, hi) in zip(problem.spatial, problem.params.padding))
+    return math.prod(padded) + math.prod(problem.kernel)

@@ -1,0 +1,167 @@
+"""What the arrays of a problem hold: integers that no sum rounds, or reals over all magnitudes.
+
+Every array is made from bytes, one an element, so that Hypothesis can shrink it: the byte 0 is the
+number 0, the next ones are small integers. Integers are thinned out until S, the sum of absolute
+products of each result, is at most 2^p: then every partial sum is an integer that a format of
+precision p holds, in whatever order it is summed. That bound, and nothing guessed, is what makes
+them exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from reference.problem import Array, ConvParams, ConvProblem
+from reference.rounding import ACCUMULATION, FORMATS, absolute_sums
+
+ARRAYS = ("x", "w", "b", "dy")
+WIDE = ("x", "w", "dy")
+STYLES = ("unit", "mixed", "cancelling", "tiny", "huge")
+
+_SMALL = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Knuth's multiplicative hash
+
+Seeds = dict[str, Array]
+"""A byte for each element of x, w, dy and, where there is a bias, b."""
+
+
+def small_integers(seeds: Seeds, params: ConvParams, dtype: str) -> ConvProblem:
+    """Integers from -4 to 4, thinned out where the format needs it."""
+    problem = _problem(seeds, params, lambda name: small_values(seeds[name]))
+    return _as_type(thinned(problem, ARRAYS, 2 ** FORMATS[dtype].precision), dtype)
+
+
+def small_values(seeds: Array) -> Array:
+    """An integer from -4 to 4 for each byte."""
+    values: Array = _SMALL[seeds % len(_SMALL)]
+    return values
+
+
+def wide_integers(
+    seeds: Seeds, params: ConvParams, dtype: str, wide: str, thinner: int
+) -> ConvProblem:
+    """Odd integers as wide as they can be in the array `wide`, in the others -1, 0 and 1.
+
+    A kernel that takes its inputs in TF32, bfloat16 or float16, or sums in one of them, cannot hold
+    these. The fewer terms a sum has, the wider they are: of the others 1 in 2^`thinner` is kept.
+    """
+    precision = FORMATS[dtype].precision
+    others = tuple(name for name in ARRAYS if name != wide and name in seeds)
+    signs = _problem(seeds, params, lambda name: _SMALL[seeds[name] % 3])
+    for name in others:
+        signs = _without(signs, name, thinner)
+    signs = thinned(signs, ARRAYS, 2 ** (precision // 2))
+    terms = max(1.0, _largest_sum(signs))
+    width = precision - math.ceil(math.log2(terms))
+    magnitudes = (_hash(seeds[wide], wide) >> np.uint64(64 - width)) | np.uint64(1)
+    magnitudes = np.where(seeds[wide] < len(_SMALL), 1, magnitudes.astype(np.float64))
+    return _as_type(replace(signs, **{wide: getattr(signs, wide) * magnitudes}), dtype)
+
+
+def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProblem:
+    """Numbers with all bits of the mantissa, none subnormal, of which no partial sum overflows.
+
+    `style` is "unit" (all between 1 and 2), "mixed" (exponents over a wide range), "cancelling"
+    (sums of numbers that nearly cancel), "tiny" (products near the least normal number) or "huge"
+    (sums near the largest number).
+    """
+    stored, summed = FORMATS[dtype], FORMATS[ACCUMULATION[dtype]]
+    tiny = max(stored.tiny, summed.tiny)
+    span = 3 if dtype == "float16" else 10
+
+    def values(name: str) -> Array:
+        hashed = _hash(seeds[name], name)
+        bits = np.uint64(stored.precision - 1)
+        fraction = (hashed >> np.uint64(1)) >> (np.uint64(63) - bits)
+        if style == "cancelling":
+            fraction %= np.uint64(4)
+        mantissa = 1 + fraction.astype(np.float64) * 2.0 ** -float(bits)
+        if style == "mixed":
+            mantissa = np.ldexp(mantissa, (hashed % np.uint64(2 * span + 1)).astype(int) - span)
+        signed = np.where(hashed & np.uint64(1 << 20), mantissa, -mantissa)
+        return np.where(seeds[name] < len(_SMALL), small_values(seeds[name]), signed)
+
+    problem = _problem(seeds, params, values)
+    if style == "tiny":
+        return _as_type(_scaled(problem, math.ceil(math.log2(tiny) / 2)), dtype)
+    room = math.log2(min(stored.largest, summed.largest)) - 1
+    largest = max(1.0, _largest_sum(problem), *np.abs([] if problem.b is None else problem.b))
+    exponent = math.floor((room - math.log2(largest)) / 2)
+    if style == "huge" or exponent < 0:
+        problem = _scaled(problem, exponent)
+    return _as_type(problem, dtype, tiny=stored.tiny)
+
+
+def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvProblem:
+    """`problem` with as many zeros in the arrays `names` as it takes for every S to be <= `most`.
+
+    The first element of each is kept as long as any is.
+    """
+    for bits in range(1, 64):
+        if _largest_sum(problem) <= most:
+            return problem
+        for name in names:
+            problem = _without(problem, name, bits)
+    raise AssertionError("one product is more than the format can hold")
+
+
+def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
+    """`problem` with 1 in 2^`bits` of the elements of `name` kept, the others zero."""
+    array = getattr(problem, name)
+    if array is None or not bits:
+        return problem
+    places = np.arange(array.size, dtype=np.uint64).reshape(array.shape) * _GOLDEN
+    kept = (places >> np.uint64(20)) & np.uint64(2**bits - 1) == 0
+    changed: dict[str, Any] = {name: np.where(kept, array, 0)}
+    return replace(problem, **changed)
+
+
+def _largest_sum(problem: ConvProblem) -> float:
+    sums = absolute_sums(problem)
+    arrays = (sums.dx, sums.dw, sums.db, sums.y)
+    return max(float(np.max(array, initial=0)) for array in arrays if array is not None)
+
+
+def _hash(seeds: Array, name: str) -> Array:
+    """64 bits that depend on an element's byte and place, and on the array."""
+    places = np.arange(seeds.size, dtype=np.uint64).reshape(seeds.shape)
+    mixed = (places * np.uint64(4) + np.uint64(ARRAYS.index(name))) * np.uint64(256) + seeds
+    for shift in (29, 32):
+        mixed = mixed * _GOLDEN
+        mixed ^= mixed >> np.uint64(shift)
+    return mixed * _GOLDEN
+
+
+def _problem(seeds: Seeds, params: ConvParams, values: Callable[[str], Array]) -> ConvProblem:
+    x, w, dy = (values(name).astype(np.float64) for name in WIDE)
+    b = values("b").astype(np.float64) if "b" in seeds else None
+    return ConvProblem(x, w, b, dy, params)
+
+
+def _scaled(problem: ConvProblem, exponent: int) -> ConvProblem:
+    """All products times 2^(2 `exponent`), and the bias with them."""
+    b = None if problem.b is None else np.ldexp(problem.b, 2 * exponent)
+    x, w, dy = (np.ldexp(array, exponent) for array in (problem.x, problem.w, problem.dy))
+    return ConvProblem(x, w, b, dy, problem.params)
+
+
+def _as_type(problem: ConvProblem, dtype: str, tiny: float = 0.0) -> ConvProblem:
+    """`problem` in `dtype`, which holds all of its numbers but those below `tiny`, now zero."""
+
+    def converted() -> Iterator[Array | None]:
+        for array in (problem.x, problem.w, problem.b, problem.dy):
+            if array is None:
+                yield None
+            else:
+                yield np.where(np.abs(array) < tiny, 0, array).astype(dtype)
+
+    x, w, b, dy = converted()
+    assert x is not None
+    assert w is not None
+    assert dy is not None
+    return ConvProblem(x, w, b, dy, problem.params)

@@ -1,0 +1,92 @@
+"""A fixed set of problems for measurements: the same with every version of everything.
+
+Only Python's own generator is used, whose sequences are promised not to change for a given seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import numpy as np
+
+from oracles.protocol import Box, Domain
+from reference.problem import ConvParams, ConvProblem, Size, output_size
+from tests.support import fills
+
+_FIRST = 9  # bytes from which on a fill takes no small integer
+
+# Cells of an axis, taps, channels of a group, filters of a group, groups, stride.
+_PROBES: dict[int, int] = {1: 12, 2: 6, 3: 4}
+
+
+def probes(domain: Domain, rank: int, dtype: str) -> Iterator[ConvProblem]:
+    """Problems of wide odd integers that show how many bits an oracle carries: few, dense, exact.
+
+    They are ordinary layers, with few channels and, where the domain has room, with as many as a
+    vector register holds, for each kind of groups, each array wide in turn.
+    """
+    for box in domain.boxes_in(rank, dtype):
+        for kind in box.groups:
+            for channels in (2, 16) if box.max_elements is None else (2,):
+                groups = {"one": 1, "some": 2, "depthwise": channels}[kind]
+                shapes, params = layer(
+                    (2,) + (_PROBES[rank],) * rank + (channels * (1 + (kind == "some")),),
+                    (3,) * rank,
+                    2 * channels,
+                    ConvParams((1,) * rank, ((0, 0),) * rank, (1,) * rank, groups),
+                )
+                if box.max_elements and max(map(np.prod, shapes.values())) > box.max_elements:
+                    continue
+                seeds = {
+                    name: np.resize(np.arange(_FIRST, 256, dtype=np.uint8), shape)
+                    for name, shape in shapes.items()
+                }
+                for wide in fills.WIDE:
+                    yield fills.wide_integers(seeds, params, dtype, wide, thinner=2)
+
+
+def reals(domain: Domain, rank: int, dtype: str, number: int) -> ConvProblem:
+    """The problem number `number` of a sequence in which sums are of all lengths."""
+    random = Random(f"{rank} {dtype} {number}")
+    box = random.choice(domain.boxes_in(rank, dtype))
+    shapes, params = _random_layer(random, box, rank)
+    seeds = {
+        name: np.array([random.randrange(_FIRST, 256) for _ in range(127)], np.uint8)[
+            np.arange(np.prod(shape, dtype=int)) % 127
+        ].reshape(shape)
+        for name, shape in shapes.items()
+    }
+    return fills.reals(seeds, params, dtype, random.choice(("unit", "mixed", "cancelling")))
+
+
+def _random_layer(random: Random, box: Box, rank: int) -> tuple[dict[str, Size], ConvParams]:
+    limit = box.max_elements or 8192
+    while True:  # a few times, until it is small enough
+        kind = random.choice(box.groups)
+        channels = random.choice((1, 2, 3, 4, 8, 16, 32))
+        groups = {"one": 1, "some": 2, "depthwise": 2 * channels}[kind]
+        group_in = 1 if kind == "depthwise" else max(channels, 1 + (kind == "some"))
+        filters = groups * random.choice((1, 2, 4, 8, 16))
+        kernel = tuple(random.choice((1, 2, 3, 3, 5)) for _ in range(rank))
+        strides = (1,) * rank if box.stride == "one" else (random.choice((1, 1, 2)),) * rank
+        lo = 0 if box.padding == "zero" else random.choice((0, 1))
+        spatial = tuple(taps + random.randrange(16) for taps in kernel)
+        x = (random.choice((1, 2, 3)), *spatial, groups * group_in)
+        params = ConvParams(strides, ((lo, lo),) * rank, (1,) * rank, groups)
+        shapes, params = layer(x, kernel, filters, params)
+        if max(int(np.prod(shapes[name])) for name in ("x", "w")) <= limit:
+            return shapes, params
+
+
+def layer(
+    x: Size, kernel: Size, filters: int, params: ConvParams
+) -> tuple[dict[str, Size], ConvParams]:
+    """The shapes of all arrays of a layer with a bias."""
+    shapes = {
+        "x": x,
+        "w": (*kernel, x[-1] // params.groups, filters),
+        "b": (filters,),
+        "dy": (x[0], *output_size(x[1:-1], kernel, params), filters),
+    }
+    return shapes, params
