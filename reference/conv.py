@@ -4,6 +4,10 @@ A tap is one position in the kernel. Over all outputs it reads a strided slice o
 share of y, dX and dW is one matrix product over channels. Slices are clipped to the input: padding
 is never stored, and no im2col copy is made.
 
+A tap in the padding is therefore absent, not a product with zero: an Inf or NaN in w or dy makes no
+NaN there. Everything else is IEEE 754: inside the input 0 * Inf is NaN, and a NaN or Inf reaches
+the elements that a product with it belongs to, and no others.
+
 NumPy's floating-point warnings are off: BLAS kernels compute on registers that hold more than the
 arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067).
 """
