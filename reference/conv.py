@@ -5,6 +5,10 @@ share of y, dX and dW is one matrix product over channels. Slices are clipped to
 is never stored, and no im2col copy is made. float16 and bfloat16 are summed in float32 and rounded
 once, at the end.
 
+A tap in the padding is therefore absent, not a product with zero: an Inf or NaN in w or dy makes no
+NaN there. Everything else is IEEE 754: inside the input 0 * Inf is NaN, and a NaN or Inf reaches
+the elements that a product with it belongs to, and no others.
+
 NumPy's floating-point warnings are off: BLAS kernels compute on registers that hold more than the
 arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067).
 """

@@ -1,6 +1,10 @@
 """The notebook's loops, for any rank and number type: the definition that all else is held against.
 
 Slow on purpose. On object arrays of `int` or `fractions.Fraction` every result is exact.
+
+A tap in the padding is absent: what it would multiply by zero is left out of every sum, so that an
+Inf or NaN in w or dy makes no NaN there. Everything else is IEEE 754: inside the input 0 * Inf is
+NaN, and a NaN or Inf reaches the elements that a product with it belongs to, and no others.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from reference.problem import (
 )
 
 
+@np.errstate(invalid="ignore")  # of 0 * Inf, in the padding too
 def naive_conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) -> Array:
     """y (N, *O, F) for x (N, *S, C), w (*K, C/groups, F), b (F,) or None, in x's dtype.
 
@@ -26,23 +31,25 @@ def naive_conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) 
     out = check_forward(x, w, params)
     if b is not None:
         check_bias(b, w)
-    x_padded = _pad(x, params)
+    x_padded, inside = _pad(x, params), _pad(np.ones(x.shape, bool), params)
     y = np.zeros((x.shape[0], *out, w.shape[-1]), x.dtype)
     for n, *o, f in np.ndindex(y.shape):
         window = (n, *_window(o, w, params), _channels(f, x, w, params))
-        y[(n, *o, f)] = np.sum(x_padded[window] * w[..., f], dtype=x.dtype)
+        products = np.where(inside[window], x_padded[window] * w[..., f], 0)
+        y[(n, *o, f)] = np.sum(products, dtype=x.dtype)
         if b is not None:
             y[(n, *o, f)] += b[f]
     return y
 
 
+@np.errstate(invalid="ignore")
 def naive_conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrads:
     """dX, dW, db of sum(dy * y) for x (N, *S, C), w (*K, C/groups, F), dy (N, *O, F), in x's dtype.
 
     Raises TypeError or ValueError for arguments that do not fit, see `ConvProblem`.
     """
     check_backward(x, w, dy, params)
-    x_padded = _pad(x, params)
+    x_padded, inside = _pad(x, params), _pad(np.ones(x.shape, bool), params)
     dx_padded = np.zeros(x_padded.shape, x.dtype)
     dw = np.zeros(w.shape, w.dtype)
     db = np.zeros(w.shape[-1:], w.dtype)
@@ -50,7 +57,7 @@ def naive_conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Co
         window = (n, *_window(o, w, params), _channels(f, x, w, params))
         current_dy = dy[(n, *o, f)]
         dx_padded[window] += current_dy * w[..., f]
-        dw[..., f] += current_dy * x_padded[window]
+        dw[..., f] += np.where(inside[window], current_dy * x_padded[window], 0)
         db[f] += current_dy
     return ConvGrads(_unpad(dx_padded, x.shape[1:-1], params), dw, db)
 

@@ -11,6 +11,7 @@ Everything shrinks towards one cell, one channel, one tap, stride 1, no padding,
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -64,6 +65,20 @@ def problems(
     return st.sampled_from(domain.boxes_in(rank, dtype)).flatmap(
         lambda box: problems_in_box(box, rank, dtype, fill)
     )
+
+
+@st.composite
+def special_problems(draw: DrawFn, domain: Domain, rank: int, dtype: str) -> ConvProblem:
+    """The same with one to three NaN, Inf or -Inf in x, w or dy."""
+    problem = draw(problems(domain, rank, dtype))
+    arrays = {name: getattr(problem, name).copy() for name in ("x", "w", "dy")}
+    places = st.sampled_from([name for name, array in arrays.items() if array.size])
+    for _ in range(draw(st.integers(1, 3), label="special values")):
+        array = arrays[draw(places)]
+        array.flat[draw(st.integers(0, array.size - 1))] = draw(
+            st.sampled_from([np.nan, np.inf, -np.inf])
+        )
+    return replace(problem, **arrays)
 
 
 @st.composite

@@ -23,7 +23,7 @@ import numpy as np
 from oracles.compare import reference_grads
 from oracles.protocol import Box, Domain
 from oracles.wire import encode_grads
-from reference import ConvProblem, conv_backward
+from reference import ConvProblem, conv_backward, naive_conv_backward, naive_conv_forward
 
 
 class Citizen:
@@ -45,6 +45,26 @@ class Bad(Citizen):
 def right(problem: ConvProblem) -> Any:
     """Nothing is wrong with this one."""
     return reference_grads(problem)
+
+
+@Bad
+def plain_loops(problem: ConvProblem) -> Any:
+    """Right, and slow."""
+    x, w, params = problem.x, problem.w, problem.params
+    grads = naive_conv_backward(x, w, problem.dy, params)
+    y = naive_conv_forward(x, w, problem.b, params)
+    return replace(grads, db=None if problem.b is None else grads.db, y=y)
+
+
+@Bad
+def multiplies_padding(problem: ConvProblem) -> Any:
+    """Takes padding for zeros in the input, with which w and dy are multiplied."""
+    params = problem.params
+    padded = np.pad(problem.x, ((0, 0), *params.padding, (0, 0)))
+    unpadded = replace(params, padding=((0, 0),) * params.rank)
+    grads = reference_grads(replace(problem, x=padded, params=unpadded))
+    inside = (slice(lo, lo + s) for s, (lo, _) in zip(problem.spatial, params.padding))
+    return replace(grads, dx=grads.dx[(slice(None), *inside)])
 
 
 class NoScript(Bad):

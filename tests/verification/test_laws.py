@@ -1,6 +1,7 @@
 """What every convolution gradient must satisfy, whoever computes it: no oracle is asked.
 
-The data are small integers, so both sides of each law are exact and compared with `==`.
+The data are small integers, so both sides of each law are exact and compared with `==`; one law is
+about NaN and Inf.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from reference import (
     naive_conv_forward,
 )
 from reference.problem import Array
-from tests.support.strategies import integers, problems
+from tests.support.strategies import integers, problems, special_problems
 
 ANY = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
 each_rank = pytest.mark.parametrize("rank", [1, 2, 3])
@@ -63,6 +64,22 @@ def test_conv_equals_naive(rank: int, dtype: str) -> None:
         assert same(y, naive_conv_forward(p.x, p.w, p.b, p.params))
 
     check(law, rank, dtype)
+
+
+@each_rank
+@each_dtype
+def test_conv_equals_naive_on_special_values(rank: int, dtype: str) -> None:
+    """NaN and Inf in x, w or dy reach the same elements in both, and no others."""
+
+    @given(special_problems(ANY, rank, dtype))
+    def law(p: ConvProblem) -> None:
+        vectorised, loops = backward(p), naive_conv_backward(p.x, p.w, p.dy, p.params)
+        for name in ("dx", "dw", "db"):
+            np.testing.assert_array_equal(getattr(vectorised, name), getattr(loops, name))
+        y = conv_forward(p.x, p.w, p.b, p.params)
+        np.testing.assert_array_equal(y, naive_conv_forward(p.x, p.w, p.b, p.params))
+
+    law()
 
 
 @each_rank

@@ -254,6 +254,93 @@ def test_short_forms() -> None:
     assert ConvParams.of(*shapes, padding="VALID") == ConvParams()
 
 
+INF, NAN = np.inf, np.nan
+
+
+def check_special(
+    grads: ConvGrads, *, dx: list[float], dw: list[float], db: list[float] | None = None
+) -> None:
+    """Assert every value; NaN equals NaN."""
+    np.testing.assert_array_equal(grads.dx.ravel(), dx)
+    np.testing.assert_array_equal(grads.dw.ravel(), dw)
+    if db is not None:
+        np.testing.assert_array_equal(grads.db, db)
+
+
+@both
+def test_special_taps_in_the_padding_are_absent(forward: Any, backward: Any) -> None:
+    """Inf and NaN in w make nothing where their taps lie in the padding."""
+    params = params_1d(padding=(1, 1))
+    x, w = line(5), kernel(INF, 2, NAN)
+    assert forward(x, w, None, params).item() == 10
+    check_special(backward(x, w, line(3), params), dx=[6], dw=[0, 15, 0])
+
+
+@both
+@pytest.mark.parametrize("value", [INF, -INF, NAN])
+def test_special_dy_in_the_padding(forward: Any, backward: Any, value: float) -> None:
+    """What dy holds at an output reaches the taps of its window that lie in the input, and db."""
+    params = params_1d(padding=(1, 1))
+    grads = backward(line(1, 2), kernel(3, 4, 5), line(value, 1), params)
+    check_special(grads, dx=[value, value], dw=[1, value, value], db=[value])
+    outside = params_1d(padding=(2, 0))  # the first window lies wholly in the padding
+    grads = backward(line(1, 2), kernel(3, 4), line(value, 1, 1), outside)
+    check_special(grads, dx=[4 + 3, 4], dw=[1, 1 + 2], db=[value])
+
+
+@both
+def test_zero_times_inf_is_nan_in_the_input(forward: Any, backward: Any) -> None:
+    """A zero that is no padding is multiplied, whichever array it is in."""
+    params = params_1d()
+    y = forward(line(INF, 0, 1), kernel(0, 2), None, params)
+    np.testing.assert_array_equal(y.ravel(), [NAN, 2])
+    y = forward(line(0, 1), kernel(INF, 2), None, params)
+    np.testing.assert_array_equal(y.ravel(), [NAN])
+    grads = backward(line(INF, 0, 1), kernel(0, 2), line(0, 1), params)
+    check_special(grads, dx=[0, 0, 2], dw=[NAN, 1])
+    grads = backward(line(0, 0, 1), kernel(INF, 2), line(0, 1), params)
+    check_special(grads, dx=[NAN, INF, 2], dw=[0, 1])
+    grads = backward(line(0, 5, 1), kernel(0, 2), line(INF, 1), params)
+    check_special(grads, dx=[NAN, INF, 2], dw=[NAN, INF])
+
+
+@both
+def test_special_values_reach_what_they_are_multiplied_with(forward: Any, backward: Any) -> None:
+    """Their own sample, group, filter and window; cells that no window reads reach nothing."""
+    params = params_1d(stride=2, groups=2)
+    x = np.ones((2, 3, 2))
+    x[0, 1, 0] = NAN  # between the windows of one tap
+    x[1, 0, 1] = -INF
+    w, dy = np.ones((1, 1, 2)), np.ones((2, 2, 2))
+    y = forward(x, w, None, params)
+    np.testing.assert_array_equal(y.ravel(), [1, 1, 1, 1, 1, -INF, 1, 1])
+    grads = backward(x, w, dy, params)
+    check_special(grads, dx=[1, 1, 0, 0, 1, 1] * 2, dw=[4, -INF], db=[4, 4])
+    dy[0, 0, 0] = NAN
+    grads = backward(np.ones_like(x), w, dy, params)
+    dx = [NAN, 1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]
+    check_special(grads, dx=dx, dw=[NAN, 4], db=[NAN, 4])
+
+
+@both
+def test_infinities_that_cancel(forward: Any, backward: Any) -> None:
+    """Inf - Inf is NaN, Inf + Inf is Inf."""
+    x, w = line(INF, INF, -INF), kernel(1, 1)
+    y = forward(x, w, None, params_1d())
+    np.testing.assert_array_equal(y.ravel(), [INF, NAN])
+    check_special(backward(x, w, line(1, 1), params_1d()), dx=[1, 2, 1], dw=[INF, NAN])
+
+
+@both
+def test_special_objects_in_the_padding(forward: Any, backward: Any) -> None:
+    """The rule holds for arrays of objects, and what is finite among them stays exact."""
+    third = Fraction(1, 3)
+    x, dy = np.full((1, 2, 1), third, object), np.array([[[INF], [1]]], object)
+    w, params = np.array([[[-INF]], [[2]], [[5]]], object), params_1d(padding=(1, 1))
+    assert forward(x[:, :1], w, None, params).tolist() == [[[2 * third]]]
+    assert backward(x, w, dy, params).dw.ravel().tolist() == [third, INF, INF]
+
+
 def test_floating_point_flags_raise_no_warning() -> None:
     """A BLAS kernel can set them for finite data (numpy#24067), so they mean nothing here."""
     params = ConvParams((1,), ((0, 0),), (1,))
