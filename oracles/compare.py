@@ -63,6 +63,11 @@ class Verdict:
     evidence: Evidence | None = None
     ratios: dict[str, Array] = field(default_factory=dict)
 
+    @property
+    def shown_by(self) -> Evidence:
+        """The evidence; without any, that the problem shows it when it is asked once."""
+        return self.evidence or Evidence(self.problem)
+
     @functools.cached_property
     def message(self) -> str:
         """Who is wrong, where and by how much, in one line or two; "" if the oracle agrees."""
@@ -236,7 +241,7 @@ def exact_grads(problem: ConvProblem) -> ConvGrads:
 
 def reproduction(verdict: Verdict) -> str:
     """A script, to be run from the project's root, that comes to `verdict` again."""
-    evidence = verdict.evidence or Evidence(verdict.problem)
+    evidence = verdict.shown_by
     lines = [
         "import numpy as np",
         "from oracles import registry",

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from oracles.compare import Verdict
-from oracles.protocol import Evidence
 from reference.problem import Array, ConvParams, ConvProblem
 
 FORMAT = 2
@@ -50,7 +49,7 @@ class Kept:
 
 def save(verdict: Verdict, version: str, directory: Path, script: str | None = None) -> Path:
     """Keep the problem of `verdict` in `directory`, and `script` beside it; returns the file."""
-    evidence = verdict.evidence or Evidence(verdict.problem)
+    evidence = verdict.shown_by
     problem = problem_to_json(verdict.problem)
     content = {
         "format": FORMAT,

@@ -137,8 +137,8 @@ class Verification:
         verdict = judge(oracle, problem, witnesses)
         seen.add(problem, verdict)
         self.tally.add_verdict(verdict, time.perf_counter() - start)
-        evidence = verdict.evidence
-        if self._looking and evidence and (evidence.before or evidence.seen_at is not None):
+        evidence = verdict.shown_by
+        if self._looking and (evidence.before or evidence.seen_at is not None):
             raise FoundElsewhere(verdict.failure())
         verdict.check()
         if is_weak(problem):
@@ -321,7 +321,7 @@ class Verification:
 
     def _doubt(self, verdict: Verdict) -> str:
         """What to add if a difference is not there in a new process; else ""."""
-        evidence = verdict.evidence or Evidence(verdict.problem)
+        evidence = verdict.shown_by
         if verdict.kind == "differs" and not evidence.before and evidence.asks == 1:
             connection = self.connection(verdict.oracle)
             connection.calm()
