@@ -298,7 +298,8 @@ def array_literal(array: Array | None) -> str:
     dtype = repr(array.dtype.name)
     if array.size == 0:
         return f"np.zeros({array.shape}, {dtype})"
-    if array.size > _LONG and array.dtype != object and len(set(map(bytes, array.ravel()))) == 1:
+    equal = array.dtype != object and array.tobytes() == array.ravel()[:1].tobytes() * array.size
+    if array.size > _LONG and equal:
         return f"np.full({array.shape}, {_number_literal(array.flat[0])}, {dtype})"
     return f"np.array({_nested_literal(array)}, {dtype})"
 
@@ -314,7 +315,7 @@ def _number_literal(value: Any) -> str:
         return f"Fraction({value.numerator}, {value.denominator})"
     if isinstance(value, np.longdouble) and np.dtype(np.longdouble) != np.dtype(np.float64):
         return repr(str(value))  # a Python float would round it
-    if isinstance(value, (float, np.floating)):
+    if not isinstance(value, (int, np.integer)):  # bfloat16 is no np.floating
         number = float(value)
         if not math.isfinite(number):
             return f"float('{number}')"

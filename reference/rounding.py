@@ -58,6 +58,7 @@ ACCUMULATION = MappingProxyType(  # the least that sums must be computed in, whe
     {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 )
 _DOUBLE = FORMATS["float64"].unit
+_MOST_COUNTED = 2.0**53 - 1  # S is summed in float64, and up to here only rightly
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,8 @@ class Expected:
     def wrong(self, name: str, got: Array) -> Array:
         """Where `got`, an answer for result `name`, is further off than it may be, or NaN."""
         allowed: Array = getattr(self.allowed, name)
-        return np.logical_not(self.error(name, got) <= allowed)
+        with np.errstate(invalid="ignore"):  # comparing objects that are NaN raises a flag
+            return np.logical_not(self.error(name, got) <= allowed)
 
     def error(self, name: str, got: Array) -> Array:
         """|got - want|, in the higher precision; NaN where that is infinite or no number."""
@@ -85,6 +87,7 @@ class Expected:
         if want.dtype != object:
             with np.errstate(all="ignore"):
                 error = np.abs(got.astype(want.dtype) - want)
+            error[np.isinf(error)] = np.nan
             return error
         finite = np.isfinite(got.astype(np.float64))
         error = np.full(got.shape, np.nan, object)
@@ -100,12 +103,13 @@ class Expected:
 
     def bits(self, name: str, got: Array, precision: int) -> int:
         """How many bits of the mantissa `got` carries: 2^-bits of S is as far as it is off."""
-        sums: Array = getattr(self.sums, name)
-        error = self.error(name, got)[sums > 0].astype(np.float64)
-        worst = float(np.max(error / sums[sums > 0], initial=0))
-        if not worst:
-            return precision
-        return max(0, math.floor(-math.log2(worst))) if math.isfinite(worst) else 0
+        error = self.error(name, got).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.where(error == 0, 0, error / getattr(self.sums, name))
+        worst = float(np.max(relative, initial=0))
+        if not math.isfinite(worst):
+            return 0
+        return min(max(0, math.floor(-math.log2(worst))), precision) if worst else precision
 
 
 def expect(
@@ -128,7 +132,7 @@ def expect(
     want, unit_of_want = _in_higher_precision(problem)
     sums = absolute_sums(problem)
     integral = conventional and _is_integral(problem)
-    if integral and _largest(sums) <= 2.0 ** min(stored.precision, summed.precision):
+    if integral and _largest(sums) <= _most(min(stored.precision, summed.precision)):
         return Expected(want, _each(lambda array: np.zeros(array.shape), sums), sums)
     counts = _of(problem, lambda array: (array != 0).astype(np.float64))
     magnitudes = sums
@@ -137,17 +141,25 @@ def expect(
 
     def allowed(right: Array, magnitude: Array, count: Array) -> Array:
         upper = magnitude * (1 + gamma(count + 8, _DOUBLE))  # it and this formula are rounded too
-        off = gamma(count, summed.unit) * upper + 2 * count * summed.tiny
-        off += gamma(count, unit_of_want) * upper
+        off = (gamma(count, summed.unit) + gamma(count, unit_of_want)) * upper
+        off += 2 * count * summed.tiny
         if integral:
-            off[upper <= 2.0**summed.precision] = 0
+            off[magnitude <= _most(summed.precision)] = 0
         if stored.precision < summed.precision:
-            rounded = np.abs(right.astype(np.float64)) * (1 + 2 * _DOUBLE) + off
-            fits = (off == 0) & integral & (rounded <= 2.0**stored.precision)
-            off += np.where(fits, 0, stored.unit * rounded + stored.tiny * (count > 0))
+            size = np.abs(right.astype(np.float64))
+            fits = (off == 0) & integral & (size <= 2.0**stored.precision)
+            flushed = (count > 0) & (size < 2 * stored.tiny + off)
+            rounded = stored.unit * (size * (1 + 2 * _DOUBLE) + off)
+            off += np.where(fits, 0, rounded + stored.tiny * flushed)
         return np.asarray(off)
 
-    return Expected(want, _each(allowed, want, magnitudes, counts), sums)
+    with np.errstate(over="ignore"):  # infinite: anything finite is near enough
+        return Expected(want, _each(allowed, want, magnitudes, counts), sums)
+
+
+def _most(precision: int) -> float:
+    """The largest S for which a format of that precision holds every partial sum of integers."""
+    return min(2.0**precision, _MOST_COUNTED)
 
 
 def gamma(count: Array, unit: float) -> Array:
@@ -217,18 +229,24 @@ def _largest(grads: ConvGrads) -> float:
 def _norms(problem: ConvProblem) -> ConvGrads:
     """For each result a product of Euclidean norms that no sum of absolute products exceeds."""
     x, w, dy = (array.astype(np.float64) for array in (problem.x, problem.w, problem.dy))
-    of_x, of_dy = (
-        np.sqrt(np.sum(array**2, axis=tuple(range(1, array.ndim)), keepdims=True))
-        for array in (x, dy)
-    )
-    of_w = np.sqrt(np.sum(w**2))
+    of_sample = tuple(range(1, x.ndim))
     bias = 0.0 if problem.b is None else np.abs(problem.b.astype(np.float64))
-    return ConvGrads(
-        np.broadcast_to(of_dy * of_w, x.shape),
-        np.full(w.shape, np.sqrt(np.sum(of_x**2) * np.sum(of_dy**2))),
-        None if problem.b is None else np.abs(dy).sum(axis=tuple(range(dy.ndim - 1))),
-        np.broadcast_to(of_x * of_w, dy.shape) + bias,
-    )
+    with np.errstate(over="ignore"):  # infinite: it is not exceeded either
+        return ConvGrads(
+            np.broadcast_to(_norm(dy, of_sample) * _norm(w), x.shape),
+            np.broadcast_to(_norm(x) * _norm(dy), w.shape),
+            None if problem.b is None else np.abs(dy).sum(axis=tuple(range(dy.ndim - 1))),
+            np.broadcast_to(_norm(x, of_sample) * _norm(w), dy.shape) + bias,
+        )
+
+
+def _norm(array: Array, axes: tuple[int, ...] | None = None) -> Array:
+    """Euclidean norms over `axes`, kept; scaled, so that no square over- or underflows."""
+    largest = np.max(np.abs(array), axis=axes, keepdims=True, initial=0)
+    exponent = np.frexp(largest)[1]
+    squares = np.ldexp(array, -exponent) ** 2
+    norms: Array = np.ldexp(np.sqrt(np.sum(squares, axis=axes, keepdims=True)), exponent)
+    return norms
 
 
 def _transform_size(problem: ConvProblem) -> int:

@@ -68,6 +68,17 @@ def test_the_message_tells_who_where_and_by_how_much() -> None:
     assert verdict.results == {"dx": False, "dw": True, "db": None, "y": True}
 
 
+def test_the_message_tells_what_rounding_would_allow() -> None:
+    """Where results are rounded it says by how much the answer is off, and how much may be."""
+    problem = one_tap(x=np.float32([[[0.1]]]))
+    wrong = zoo.Bad(lambda p: replace(right_grads(p), y=p.x))
+    sentence = judge(named(wrong), problem).message
+    assert sentence.startswith("mine y[0, 0, 0] = 0.10000000149011612, but should be ")
+    assert (
+        "(off by 0.2, allowed 1.79e-08; 1 of 1 elements differ; reference, exact agree)" in sentence
+    )
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -91,7 +91,9 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
         return _as_type(_scaled(problem, math.ceil(math.log2(tiny) / 2)), dtype)
     room = math.log2(min(stored.largest, summed.largest)) - 1
     largest = max(1.0, _largest_sum(problem), *np.abs([] if problem.b is None else problem.b))
-    exponent = math.floor((room - math.log2(largest)) / 2)
+    of_dy = np.abs(problem.dy).sum(axis=tuple(range(problem.dy.ndim - 1)))  # scaled once, not twice
+    most = math.log2(np.max(of_dy, initial=1))
+    exponent = math.floor(min((room - math.log2(largest)) / 2, room - most))
     if style == "huge" or exponent < 0:
         problem = _scaled(problem, exponent)
     return _as_type(problem, dtype, tiny=stored.tiny)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # makes NumPy know bfloat16
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from reference import (
     output_size,
     same_padding,
 )
+from reference.problem import array_literal
 
 PARAMS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
@@ -327,3 +329,15 @@ def test_repr_can_be_pasted() -> None:
                 assert np.all(np.signbit(got) == np.signbit(want))
     empty = ConvProblem(zeros(0, 5, 4, 4), RIGHT["w"], None, zeros(0, 3, 3, 6), RIGHT["params"])
     assert "x=np.zeros((0, 5, 4, 4), 'float32')" in repr(empty)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int64"])
+def test_long_arrays_can_be_pasted(dtype: str) -> None:
+    """One value is written once, several in full; of a 16-bit format too, Inf and NaN included."""
+    full, ramp = np.full((3, 7), 5, dtype), np.arange(21).reshape(3, 7).astype(dtype)
+    assert array_literal(full) == f"np.full((3, 7), 5, {dtype!r})"
+    special = [] if dtype == "int64" else [np.array([np.nan, np.inf, -np.inf, 0.1]).astype(dtype)]
+    for array in (full, ramp, *special):
+        again = eval(array_literal(array), {"np": np})  # our own text
+        assert again.dtype == array.dtype
+        assert again.tobytes() == array.tobytes()
