@@ -296,7 +296,8 @@ def _court(
     }
     wrong = {who: expected.wrong(name, value) for who, value in values.items()}
     agree = [who for who in values if not wrong[who][index]]
-    off = f"off by {expected.error(name, values[culprit])[index]:.3g}, " if allowed else ""
+    error = float(expected.error(name, values[culprit])[index])  # a Fraction, which has no format
+    off = f"off by {error:.3g}, " if allowed else ""
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "
         f"but should be {_number(truth[index])} ({off}allowed {allowed:.3g}; "

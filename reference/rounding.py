@@ -76,7 +76,8 @@ class Expected:
     def wrong(self, name: str, got: Array) -> Array:
         """Where `got`, an answer for result `name`, is further off than it may be, or NaN."""
         allowed: Array = getattr(self.allowed, name)
-        return np.logical_not(self.error(name, got) <= allowed)
+        with np.errstate(invalid="ignore"):  # NaN, of which some loops say so
+            return np.logical_not(self.error(name, got) <= allowed)
 
     def error(self, name: str, got: Array) -> Array:
         """|got - want|, in the higher precision; NaN where that is infinite or no number."""
