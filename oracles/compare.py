@@ -296,7 +296,7 @@ def _court(
     }
     wrong = {who: expected.wrong(name, value) for who, value in values.items()}
     agree = [who for who in values if not wrong[who][index]]
-    error = float(expected.error(name, values[culprit])[index])
+    error = float(expected.error(name, values[culprit])[index])  # a Fraction, which has no format
     off = f"off by {error:.3g}, " if allowed else ""
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "

@@ -21,7 +21,9 @@ from reference.rounding import ACCUMULATION, FORMATS, absolute_sums
 
 ARRAYS = ("x", "w", "b", "dy")
 WIDE = ("x", "w", "dy")
+SHARES = (2, 4, 64)
 STYLES = ("unit", "mixed", "cancelling", "tiny", "huge")
+MODEST = tuple(style for style in STYLES if style != "huge")
 
 _SMALL = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Knuth's multiplicative hash
@@ -43,19 +45,23 @@ def small_values(seeds: Array) -> Array:
 
 
 def wide_integers(
-    seeds: Seeds, params: ConvParams, dtype: str, wide: str, thinner: int
+    seeds: Seeds, params: ConvParams, dtype: str, wide: str, share: int
 ) -> ConvProblem:
     """Odd integers as wide as they can be in the array `wide`, in the others -1, 0 and 1.
 
-    A kernel that takes its inputs in TF32, bfloat16 or float16, or sums in one of them, cannot hold
-    these. The fewer terms a sum has, the wider they are: of the others 1 in 2^`thinner` is kept.
+    A kernel that takes its inputs, or sums, in a narrower format cannot hold these. All but 1 in
+    `share` of the bits are theirs, which leaves the others for sums: the arrays are thinned out
+    until there are that few terms. For a share of 2 there are more than bfloat16, TF32 and float16
+    have, and float32 of float64; for 4 more than two bfloat16 halves, which hold 17 of 24 bits. For
+    64 there are all, and sums of one product: two halves in TF32 or float16 hold 23.
     """
     precision = FORMATS[dtype].precision
-    others = tuple(name for name in ARRAYS if name != wide and name in seeds)
+    thin = tuple(name for name in ARRAYS if name != wide or name == "dy")  # which db is a sum of
     signs = _problem(seeds, params, lambda name: _SMALL[seeds[name] % 3])
-    for name in others:
-        signs = _without(signs, name, thinner)
-    signs = thinned(signs, ARRAYS, 2 ** (precision // 2))
+    most = 2 ** (precision // share)
+    if most == 1 and signs.b is not None:
+        signs = replace(signs, b=0 * signs.b)
+    signs = thinned(signs, thin, most)
     terms = max(1.0, _largest_sum(signs))
     width = precision - math.ceil(math.log2(terms))
     magnitudes = (_hash(seeds[wide], wide) >> np.uint64(64 - width)) | np.uint64(1)

@@ -21,10 +21,11 @@ _CELLS = {1: 12, 2: 6, 3: 4}  # of each axis of a probe, by rank
 
 
 def probes(domain: Domain, rank: int, dtype: str) -> Iterator[ConvProblem]:
-    """Problems of wide odd integers that show how many bits an oracle carries: few, dense, exact.
+    """Problems of wide odd integers that show how many bits an oracle carries: few, exact.
 
     They are ordinary layers, with few channels and, where the domain has room, with as many as a
-    vector register holds, for each kind of groups, each array wide in turn.
+    vector register holds, for each kind of groups, each array wide in turn, with sums of several
+    terms and of one.
     """
     for box in domain.boxes_in(rank, dtype):
         for kind in box.groups:
@@ -42,8 +43,9 @@ def probes(domain: Domain, rank: int, dtype: str) -> Iterator[ConvProblem]:
                     name: np.resize(np.arange(_FIRST, 256, dtype=np.uint8), shape)
                     for name, shape in shapes.items()
                 }
-                for wide in fills.WIDE:
-                    yield fills.wide_integers(seeds, params, dtype, wide, thinner=2)
+                for share in fills.SHARES[1:]:
+                    for wide in fills.WIDE:
+                        yield fills.wide_integers(seeds, params, dtype, wide, share)
 
 
 def reals(domain: Domain, rank: int, dtype: str, number: int) -> ConvProblem:
