@@ -165,6 +165,7 @@ def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
+_WITHOUT_ONEDNN = ("float16", "float64")  # TensorFlow's oneDNN kernels do not take these
 _BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -212,10 +213,10 @@ LEDGER: tuple[Divergence, ...] = (
         script="pytorch_columns_in_padding.py",
     ),
     Divergence(
-        id="tensorflow-conv3d-float64-same",
+        id="tensorflow-conv3d-same",
         oracle="tensorflow",
         versions="==2.21.*",
-        applies=lambda p: p.dtype == "float64" and _conv3d_same_tail(p),
+        applies=lambda p: p.dtype.name in _WITHOUT_ONEDNN and _conv3d_same_tail(p),
         kind="wrong",
         cause="conv3d's SAME does not clamp a negative total padding to 0",
         upstream="not found upstream",
@@ -246,7 +247,7 @@ LEDGER: tuple[Divergence, ...] = (
         id="tensorflow-depthwise-empty-batch",
         oracle="tensorflow",
         versions="==2.21.*",
-        applies=lambda p: p.dtype == "float64" and _empty_depthwise(p),
+        applies=lambda p: p.dtype.name in _WITHOUT_ONEDNN and _empty_depthwise(p),
         kind="wrong",
         cause="the filter gradient is allocated and never written",
         upstream="https://github.com/tensorflow/tensorflow/pull/126484",

@@ -115,7 +115,7 @@ class Expected:
 def expect(
     problem: ConvProblem, accumulation: str | None = None, *, conventional: bool = True
 ) -> Expected:
-    """What `problem`, of finite float data, has for an answer if sums are in format `accumulation`.
+    """What `problem`, of finite data, has for an answer if sums are in format `accumulation`.
 
     The right results are computed in float64, those of float64 in longdouble, or in rational
     arithmetic where that is no wider. None of the data may be subnormal: a processor that takes
@@ -127,6 +127,9 @@ def expect(
     section 24.1; Barabasz et al., Error Analysis and Improving the Accuracy of Winograd
     Convolution, 2020).
     """
+    if problem.dtype.name not in FORMATS:  # integers, rationals: nothing is rounded
+        want = _of(problem, lambda array: array)
+        return Expected(want, _each(lambda a: np.zeros(a.shape), want), absolute_sums(problem))
     stored = FORMATS[problem.dtype.name]
     summed = FORMATS[accumulation or ACCUMULATION[problem.dtype.name]]
     want, unit_of_want = _in_higher_precision(problem)
