@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 distribution = "torch"
 preload = ("torch", "torch.fx.experimental.symbolic_shapes")  # autograd imports it: half a second
 # dW is added up over the batch, and dX over taps, in the 16-bit format itself
-# (tests/findings/pytorch_float16_filter_gradient.py).
+# (tests/findings/pytorch_float16_filter_gradient_batch.py).
 NARROW = {"float16": "float16", "bfloat16": "bfloat16"}
 # bfloat16 is left to the variants: oneDNN's kernels for channels-last go wrong and crash.
 domain = Domain(
