@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from reference.rounding import ACCUMULATION, FORMATS, absolute_sums
 
 ARRAYS = ("x", "w", "b", "dy")
 WIDE = ("x", "w", "dy")
+OPERANDS = MappingProxyType(  # of each result, those of the fewest operands first
+    {"db": ("dy",), "dw": ("x", "dy"), "dx": ("dy", "w"), "y": ("x", "w", "b")}
+)
 STYLES = ("unit", "mixed", "cancelling", "tiny", "huge")
 
 _SMALL = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
@@ -33,7 +37,7 @@ Seeds = dict[str, Array]
 def small_integers(seeds: Seeds, params: ConvParams, dtype: str) -> ConvProblem:
     """Integers from -4 to 4, thinned out where the format needs it."""
     problem = _problem(seeds, params, lambda name: small_values(seeds[name]))
-    return _as_type(thinned(problem, ARRAYS, 2 ** FORMATS[dtype].precision), dtype)
+    return _as_type(thinned(problem, 2 ** FORMATS[dtype].precision), dtype)
 
 
 def small_values(seeds: Array) -> Array:
@@ -55,7 +59,7 @@ def wide_integers(
     signs = _problem(seeds, params, lambda name: _SMALL[seeds[name] % 3])
     for name in others:
         signs = _without(signs, name, thinner)
-    signs = thinned(signs, ARRAYS, 2 ** (precision // 2))
+    signs = thinned(signs, 2 ** (precision // 2))
     terms = max(1.0, _largest_sum(signs))
     width = precision - math.ceil(math.log2(terms))
     magnitudes = (_hash(seeds[wide], wide) >> np.uint64(64 - width)) | np.uint64(1)
@@ -99,17 +103,24 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
     return _as_type(problem, dtype, tiny=stored.tiny)
 
 
-def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvProblem:
-    """`problem` with as many zeros in the arrays `names` as it takes for every S to be <= `most`.
+def thinned(problem: ConvProblem, most: float) -> ConvProblem:
+    """`problem` with as many zeros as it takes for every S to be at most `most`.
 
-    The first element of each is kept as long as any is.
+    Only the operands of a sum that is too large are thinned out, so that the other results keep
+    their sums. The first element of each array is kept.
     """
-    for bits in range(1, 64):
-        if _largest_sum(problem) <= most:
+    bits = dict.fromkeys(ARRAYS, 0)
+    while True:
+        sums = absolute_sums(problem)
+        largest = {name: _largest(getattr(sums, name)) for name in OPERANDS}
+        name = next((name for name in OPERANDS if largest[name] > most), None)
+        if name is None:
             return problem
-        for name in names:
-            problem = _without(problem, name, bits)
-    raise AssertionError("one product is more than the format can hold")
+        further = math.floor(math.log2(largest[name] / most)) // len(OPERANDS[name])
+        for operand in OPERANDS[name]:
+            bits[operand] += max(1, further)
+            assert bits[operand] < 64, "one product is more than the format can hold"
+            problem = _without(problem, operand, bits[operand])
 
 
 def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
@@ -125,8 +136,11 @@ def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
 
 def _largest_sum(problem: ConvProblem) -> float:
     sums = absolute_sums(problem)
-    arrays = (sums.dx, sums.dw, sums.db, sums.y)
-    return max(float(np.max(array, initial=0)) for array in arrays if array is not None)
+    return max(_largest(getattr(sums, name)) for name in OPERANDS)
+
+
+def _largest(array: Array | None) -> float:
+    return 0.0 if array is None else float(np.max(array, initial=0))
 
 
 def _hash(seeds: Array, name: str) -> Array:
