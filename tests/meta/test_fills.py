@@ -266,6 +266,7 @@ def test_what_styles_are_like(dtype: str) -> None:
         return np.frexp(np.abs(of[style].x[of[style].x != 0]).astype(np.float64))[1]
 
     assert np.ptp(exponents("unit")) <= 3
+    assert np.max(np.frexp(np.abs(of["unit"].x.astype(np.float64)))[0]) > 0.9
     assert np.ptp(exponents("mixed")) >= 6
     alike = of["cancelling"].x.astype(np.float64)[every_byte(SHAPES)["x"] >= 9]
     assert np.max(np.frexp(np.abs(alike))[0]) <= 0.5 + 3 * stored.unit
