@@ -10,11 +10,13 @@ import pytest
 
 from oracles import registry
 from oracles.worker import TIME_LIMIT, Connection
+from tests.support import drift
 from tests.support.progress import Progress
 from tests.support.reporting import Tally, write_summary
 from tests.support.verification import Verification
 
 REGRESSIONS = Path(__file__).parent / "tests" / "regressions"
+BASELINE = Path(__file__).parent / "tests" / "baseline.json"
 ENTRIES = pytest.StashKey[list[registry.Entry]]()
 VERIFICATION = pytest.StashKey[Verification]()
 PROGRESS = pytest.StashKey[Progress]()
@@ -62,6 +64,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="after a failure leave out what such failures have in common, and look for others",
     )
     group.addoption(
+        "--baseline",
+        metavar="FILE",
+        help="fail if an oracle has become less exact than FILE says, such as tests/baseline.json",
+    )
+    group.addoption(
+        "--update-baseline",
+        action="store_true",
+        help="write how exact the oracles are to --baseline, by default tests/baseline.json",
+    )
+    group.addoption(
         "--time-limit",
         type=float,
         default=TIME_LIMIT,
@@ -72,14 +84,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the oracles and get their processes ready to be started."""
+    phases = set(hypothesis.Phase) - {hypothesis.Phase.explain}
     every = hypothesis.settings(
         deadline=None,  # a worker may have to restart
         print_blob=False,
-        phases=set(hypothesis.Phase) - {hypothesis.Phase.explain},
+        phases=phases - {hypothesis.Phase.target},
     )
     hypothesis.settings.register_profile("dev", every, max_examples=50)
     hypothesis.settings.register_profile("ci", every, max_examples=250, derandomize=True)
-    hypothesis.settings.register_profile("nightly", every, max_examples=5000)
+    hypothesis.settings.register_profile("nightly", every, max_examples=5000, phases=phases)
     if config.getoption("--hypothesis-profile") is None:
         hypothesis.settings.load_profile("dev")
     limit = config.getoption("--time-limit")
@@ -108,9 +121,29 @@ def pytest_configure(config: pytest.Config) -> None:
         replay=replay,
         ledger=not config.getoption("--no-ledger"),
         keep_going=config.getoption("--keep-going"),
+        baseline=_baseline(config),
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
+
+
+def _baseline(config: pytest.Config) -> drift.Rows | None:
+    """The rows that the oracles are held against; None for none.
+
+    A file that is to be updated must be there or not be there, but not be damaged.
+    """
+    path, update = Path(config.getoption("--baseline") or BASELINE), _updates(config)
+    try:
+        if config.getoption("--baseline") or update:
+            rows = drift.load(path) if path.exists() or not update else {}
+            return None if update else rows
+    except ValueError as error:
+        raise pytest.UsageError(f"--baseline {error}") from None
+    return None
+
+
+def _updates(config: pytest.Config) -> bool:
+    return bool(config.getoption("--update-baseline"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -177,7 +210,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     tally = config.stash[VERIFICATION].close()
     if hasattr(config, "workeroutput"):  # pytest-xdist: this is a worker
         config.workeroutput["tally"] = tally.to_json()
-    elif tally.incidents and session.exitstatus == pytest.ExitCode.OK:
+        return
+    if _updates(config) and tally.drift:
+        drift.save(Path(config.getoption("--baseline") or BASELINE), tally.drift)
+    if tally.incidents and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -48,10 +48,10 @@ class Verdict:
 
     `kind` is "agrees", "differs" or the kind of an `OracleError` ("crashes", "hangs", "raises",
     "malformed", "does not start"). `results` says of dx, dw, db and y whether they agree, None
-    where the oracle does not claim it; `ratios` how near those that agree, but need not be equal,
-    come to what they may be off: the largest error / bound. `log` is what the oracle's process
-    wrote, `evidence` what makes the fault show. `words` are the message, or what finds it out: only
-    one failure in many is shown to somebody, and the court takes its time.
+    where the oracle does not claim it; `ratios`, of an oracle that agrees, error / bound of those
+    elements of a result that need not be equal. `log` is what the oracle's process wrote,
+    `evidence` what makes the fault show. `words` are the message, or what finds it out: only one
+    failure in many is shown to somebody, and the court takes its time.
     """
 
     oracle: str
@@ -61,7 +61,12 @@ class Verdict:
     results: dict[str, bool | None] = field(default_factory=dict)
     log: str = ""
     evidence: Evidence | None = None
-    ratios: dict[str, float] = field(default_factory=dict)
+    ratios: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def shown_by(self) -> Evidence:
+        """The evidence; without any, that the problem shows it when it is asked once."""
+        return self.evidence or Evidence(self.problem)
 
     @functools.cached_property
     def message(self) -> str:
@@ -163,10 +168,10 @@ class _Standard:
             )
         return results
 
-    def ratios(self, got: ConvGrads) -> dict[str, float]:
-        """The largest error / bound of each result that agrees and need not be equal."""
+    def ratios(self, got: ConvGrads) -> dict[str, Array]:
+        """Error / bound of the elements of each result that need not be equal."""
         ratios = ((name, self.expected.ratios(name, a)) for name, a, *_ in self._compared(got))
-        return {name: float(np.max(of_each)) for name, of_each in ratios if of_each.size}
+        return {name: of_each for name, of_each in ratios if of_each.size}
 
     def _compared(self, got: ConvGrads) -> Iterator[tuple[str, Array, Array, Array]]:
         """Name, answer, the reference's, and the array of equal form, of each result claimed."""
@@ -236,7 +241,7 @@ def exact_grads(problem: ConvProblem) -> ConvGrads:
 
 def reproduction(verdict: Verdict) -> str:
     """A script, to be run from the project's root, that comes to `verdict` again."""
-    evidence = verdict.evidence or Evidence(verdict.problem)
+    evidence = verdict.shown_by
     lines = [
         "import numpy as np",
         "from oracles import registry",
@@ -291,7 +296,7 @@ def _court(
     }
     wrong = {who: expected.wrong(name, value) for who, value in values.items()}
     agree = [who for who in values if not wrong[who][index]]
-    error = float(expected.error(name, values[culprit])[index])
+    error = float(expected.error(name, values[culprit])[index])  # a Fraction, which has no format
     off = f"off by {error:.3g}, " if allowed else ""
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "

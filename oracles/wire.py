@@ -6,6 +6,7 @@ its header is JSON, every array is a plain numeric dtype, a shape and as many by
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -14,11 +15,13 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401  # makes NumPy know bfloat16
 import numpy as np
 
 from oracles.protocol import Malformed, Raised
 from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
+
+with contextlib.suppress(ImportError):  # another interpreter may do without bfloat16
+    import ml_dtypes  # noqa: F401  # makes NumPy know it
 
 _FRAME = struct.Struct(">IQ")  # bytes of header, bytes of body
 _MAX_HEADER = 1 << 20

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 
 from oracles.compare import Verdict
-from oracles.protocol import Box, Domain, Evidence
+from oracles.protocol import DTYPES, Box, Domain, Evidence
 from oracles.wire import encode_problem
 from reference import ConvParams, ConvProblem
 from tests.support import regressions
@@ -25,10 +25,11 @@ from tests.support.regressions import (
     problem_to_json,
     replay_command,
     save,
+    save_worst,
 )
 from tests.support.strategies import problems
 
-ANY = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
+ANY = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES))
 PROBLEM = ConvProblem(
     np.float32([[[0.1], [np.inf], [np.nan]]]),
     np.float32([[[-0.0]]]),
@@ -180,3 +181,23 @@ def test_the_command_can_be_pasted() -> None:
     """Brackets and blanks mean something to a shell."""
     command = replay_command("pytorch[A=b c]", Path("dir/file.json"))
     assert command == "pytest '--oracle=pytorch[A=b c]' --replay=dir/file.json"
+
+
+def test_only_what_is_further_off_takes_the_place_of_a_worst_case(tmp_path: Path) -> None:
+    """One file for each oracle, dtype and result, with the problem of the largest ratio."""
+
+    def keep(ratio: float, result: str = "dx") -> Path | None:
+        ratios = {"dx": np.array([0.1, ratio]), "dw": np.array([ratio])}
+        verdict = Verdict("pytorch", PROBLEM, "agrees", ratios=ratios)
+        return save_worst(verdict, "2.13", result, tmp_path)
+
+    path = keep(0.5)
+    assert path == tmp_path / "worst" / "pytorch-float32-dx.json"
+    assert keep(0.4) is None
+    assert load(path).ratio == 0.5
+    assert keep(0.75) == path
+    kept = load(path)
+    assert (kept.kind, kept.ratio, kept.version) == ("worst", 0.75, "2.13")
+    assert same(kept.problem, PROBLEM)
+    assert keep(0.2, "dw") == tmp_path / "worst" / "pytorch-float32-dw.json"
+    assert kept_files(tmp_path) == [tmp_path / "worst" / "pytorch-float32-dw.json", path]

@@ -25,7 +25,9 @@ WIDE = ("x", "w", "dy")
 OPERANDS = MappingProxyType(  # of each result, those of the fewest operands first
     {"db": ("dy",), "dw": ("x", "dy"), "dx": ("dy", "w"), "y": ("x", "w", "b")}
 )
+SHARES = (2, 4, 64)
 STYLES = ("unit", "mixed", "cancelling", "tiny", "huge")
+MODEST = tuple(style for style in STYLES if style != "huge")
 
 _SMALL = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Knuth's multiplicative hash
@@ -37,7 +39,7 @@ Seeds = dict[str, Array]
 def small_integers(seeds: Seeds, params: ConvParams, dtype: str) -> ConvProblem:
     """Integers from -4 to 4, thinned out where the format needs it."""
     problem = _problem(seeds, params, lambda name: small_values(seeds[name]))
-    return _as_type(thinned(problem, 2 ** FORMATS[dtype].precision), dtype)
+    return _as_type(thinned(problem, ARRAYS, 2 ** FORMATS[dtype].precision), dtype)
 
 
 def small_values(seeds: Array) -> Array:
@@ -47,19 +49,23 @@ def small_values(seeds: Array) -> Array:
 
 
 def wide_integers(
-    seeds: Seeds, params: ConvParams, dtype: str, wide: str, thinner: int
+    seeds: Seeds, params: ConvParams, dtype: str, wide: str, share: int
 ) -> ConvProblem:
     """Odd integers as wide as they can be in the array `wide`, in the others -1, 0 and 1.
 
-    A kernel that takes its inputs in TF32, bfloat16 or float16, or sums in one of them, cannot hold
-    these. The fewer terms a sum has, the wider they are: of the others 1 in 2^`thinner` is kept.
+    A kernel that takes its inputs, or sums, in a narrower format cannot hold these. All but 1 in
+    `share` of the bits are theirs, which leaves the others for sums: the arrays are thinned out
+    until there are that few terms. For a share of 2 there are more than bfloat16, TF32 and float16
+    have, and float32 of float64; for 4 more than two bfloat16 halves, which hold 17 of 24 bits. For
+    64 there are all, and sums of one product: two halves in TF32 or float16 hold 23.
     """
     precision = FORMATS[dtype].precision
-    others = tuple(name for name in ARRAYS if name != wide and name in seeds)
+    thin = tuple(name for name in ARRAYS if name != wide or name == "dy")  # which db is a sum of
     signs = _problem(seeds, params, lambda name: _SMALL[seeds[name] % 3])
-    for name in others:
-        signs = _without(signs, name, thinner)
-    signs = thinned(signs, 2 ** (precision // 2))
+    most = 2 ** (precision // share)
+    if most == 1 and signs.b is not None:
+        signs = replace(signs, b=0 * signs.b)
+    signs = thinned(signs, thin, most)
     terms = max(1.0, _largest_sum(signs))
     width = precision - math.ceil(math.log2(terms))
     magnitudes = (_hash(seeds[wide], wide) >> np.uint64(64 - width)) | np.uint64(1)
@@ -103,21 +109,22 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
     return _as_type(problem, dtype, tiny=stored.tiny)
 
 
-def thinned(problem: ConvProblem, most: float) -> ConvProblem:
-    """`problem` with as many zeros as it takes for every S to be at most `most`.
+def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvProblem:
+    """`problem` with as many zeros in the arrays `names` as it takes for every S to be <= `most`.
 
     Only the operands of a sum that is too large are thinned out, so that the other results keep
     their sums. The first element of each array is kept.
     """
-    bits = dict.fromkeys(ARRAYS, 0)
+    bits = dict.fromkeys(names, 0)
     while True:
         sums = absolute_sums(problem)
         largest = {name: _largest(getattr(sums, name)) for name in OPERANDS}
         name = next((name for name in OPERANDS if largest[name] > most), None)
         if name is None:
             return problem
-        further = math.floor(math.log2(largest[name] / most)) // len(OPERANDS[name])
-        for operand in OPERANDS[name]:
+        operands = [operand for operand in OPERANDS[name] if operand in names]
+        further = math.floor(math.log2(largest[name] / most)) // len(operands)
+        for operand in operands:
             bits[operand] += max(1, further)
             assert bits[operand] < 64, "one product is more than the format can hold"
             problem = _without(problem, operand, bits[operand])

@@ -22,17 +22,20 @@ from typing import Any
 import numpy as np
 
 from oracles.compare import Verdict
-from oracles.protocol import Evidence
 from reference.problem import Array, ConvParams, ConvProblem
 
 FORMAT = 2
+WORST = "worst"  # the kind of the right answers that are the furthest off
 SEEN_ONCE = "seen once"  # the kind of what could not be shown again
 _ARRAYS = ("x", "w", "b", "dy")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One counterexample: of whom what was said, and what makes it show: see `Evidence`."""
+    """One counterexample: of whom what was said, and what makes it show: see `Evidence`.
+
+    `ratio` is the largest error / bound of an answer that was still right: of kind WORST.
+    """
 
     problem: ConvProblem
     oracle: str
@@ -41,11 +44,12 @@ class Kept:
     message: str
     before: tuple[ConvProblem, ...] = ()
     asks: int = 1
+    ratio: float = 0.0
 
 
 def save(verdict: Verdict, version: str, directory: Path, script: str | None = None) -> Path:
     """Keep the problem of `verdict` in `directory`, and `script` beside it; returns the file."""
-    evidence = verdict.evidence or Evidence(verdict.problem)
+    evidence = verdict.shown_by
     problem = problem_to_json(verdict.problem)
     content = {
         "format": FORMAT,
@@ -62,12 +66,12 @@ def save(verdict: Verdict, version: str, directory: Path, script: str | None = N
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.json"
     if script is not None:
-        _write(path.with_suffix(".py"), script)
-    _write(path, json.dumps(content, indent=1) + "\n")
+        write_atomically(path.with_suffix(".py"), script)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
-def _write(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file under another name, then rename it: it is there whole or not at all."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.stem}-", dir=path.parent)
     try:
@@ -88,12 +92,37 @@ def load(path: Path) -> Kept:
             raise ValueError(f"format {content['format']!r}, but this project reads 1 and {FORMAT}")
         words = {key: str(content[key]) for key in ("oracle", "version", "kind", "message")}
         before = tuple(map(problem_from_json, content.get("before", [])))
-        asks = int(content.get("asks", 1))
-        return Kept(problem_from_json(content["problem"]), **words, before=before, asks=asks)
+        asks, ratio = int(content.get("asks", 1)), float(content.get("ratio", 0))
+        problem = problem_from_json(content["problem"])
+        return Kept(problem, **words, before=before, asks=asks, ratio=ratio)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a kept counterexample: {error!r}") from None
+
+
+def save_worst(verdict: Verdict, version: str, result: str, directory: Path) -> Path | None:
+    """Keep the problem of `verdict`, whose `result` is right, if none that is kept is further off.
+
+    There is one file for each oracle, dtype and result; it is returned if it was written.
+    """
+    ratio = float(verdict.ratios[result].max())
+    name = re.sub(r"[^\w]+", "-", f"{verdict.oracle}-{verdict.problem.dtype}-{result}")
+    path = directory / WORST / f"{name}.json"
+    if path.exists() and load(path).ratio >= ratio:
+        return None
+    content = {
+        "format": FORMAT,
+        "oracle": verdict.oracle,
+        "version": version,
+        "kind": WORST,
+        "message": f"{verdict.oracle} {result} is right, with an error of {ratio:.4f} of the bound",
+        "problem": problem_to_json(verdict.problem),
+        "ratio": ratio,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    return path
 
 
 def replay_command(oracle: str, path: Path) -> str:
@@ -102,8 +131,8 @@ def replay_command(oracle: str, path: Path) -> str:
 
 
 def kept_files(directory: Path) -> list[Path]:
-    """The files in `directory` that hold counterexamples, in a fixed order."""
-    return sorted(directory.glob("[!.]*.json"))
+    """The files in `directory` that hold counterexamples or worst cases, in a fixed order."""
+    return [*sorted(directory.glob("[!.]*.json")), *sorted(directory.glob(f"{WORST}/[!.]*.json"))]
 
 
 def problem_to_json(problem: ConvProblem) -> dict[str, Any]:

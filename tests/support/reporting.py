@@ -15,6 +15,7 @@ from oracles.protocol import describe
 from oracles.registry import Entry
 from oracles.worker import Incident
 from reference.rounding import FORMATS, RESULTS
+from tests.support.drift import Row, Rows
 from tests.support.regressions import replay_command
 
 COLUMNS = (
@@ -68,6 +69,7 @@ class Tally:
     def __init__(self) -> None:
         self.counts: dict[str, Count] = {}
         self.incidents: list[str] = []
+        self.drift: Rows = {}
 
     @property
     def problems(self) -> int:
@@ -88,7 +90,8 @@ class Tally:
             if agrees is not None:
                 (count.agreed if agrees else count.failed)[result] += 1
                 count.exact[result] += agrees and result not in verdict.ratios
-        count.ratio = max(count.ratio, *verdict.ratios.values(), 0.0)
+        for ratios in verdict.ratios.values():
+            count.ratio = max(count.ratio, float(ratios.max()))
 
     def add_weak(self, oracle: str) -> None:
         """Say of one problem that has been counted that it is weak."""
@@ -121,12 +124,14 @@ class Tally:
     def to_json(self) -> str:
         """Everything, for another process."""
         counts = {oracle: asdict(count) for oracle, count in self.counts.items()}
-        return json.dumps({"counts": counts, "incidents": self.incidents})
+        rows = {name: asdict(row) for name, row in self.drift.items()}
+        return json.dumps({"counts": counts, "incidents": self.incidents, "drift": rows})
 
     def add_json(self, text: str) -> None:
         """Add what another process counted."""
         data = json.loads(text)
         self.incidents += data["incidents"]
+        self.drift.update({name: Row(**row) for name, row in data["drift"].items()})
         for oracle, row in data["counts"].items():
             count = self.count(oracle)
             count.problems += row["problems"]

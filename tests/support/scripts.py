@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from oracles.compare import Verdict, can_be_exact, exact_grads
-from oracles.protocol import Domain, Evidence
+from oracles.protocol import Domain
 from oracles.registry import Entry
 from oracles.worker import ENVIRONMENT
 from reference.problem import Array, ConvGrads, ConvProblem, array_literal
@@ -47,7 +47,7 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
     source: Callable[[ConvProblem], str] | None = getattr(entry.oracle, "script", None)
     if source is None:
         return None
-    evidence = verdict.evidence or Evidence(verdict.problem)
+    evidence = verdict.shown_by
     sequence = [*evidence.before, evidence.problem]
     calls = [f"ask_{number}()" for number in range(len(sequence))]
     want, allowed = _expected(evidence.problem, entry.oracle.domain)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hypothesis import reject
+from hypothesis import reject, target
 
 from oracles import divergences
 from oracles.compare import Disagreement, Verdict, judge
@@ -18,10 +18,18 @@ from oracles.triage import neighbours
 from oracles.worker import MOST_BEFORE, Connection, Incident
 from reference.problem import ConvProblem
 from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
+from tests.support import drift
 from tests.support.asked import Asked, left_behind
 from tests.support.fixed import probes
 from tests.support.proposals import Proposal, Seen
-from tests.support.regressions import SEEN_ONCE, Kept, kept_files, replay_command, save
+from tests.support.regressions import (
+    SEEN_ONCE,
+    Kept,
+    kept_files,
+    replay_command,
+    save,
+    save_worst,
+)
 from tests.support.reporting import Tally
 from tests.support.scripts import standalone
 
@@ -47,7 +55,8 @@ class Verification:
     `activity` says what is slow just now; `kept` are the counterexamples to begin with, those in
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
     is not asked is no success. Without `ledger` every oracle is asked for everything that it
-    accepts; `keep_going` leaves out what has been found and looks for more.
+    accepts; `keep_going` leaves out what has been found and looks for more. `baseline` is what the
+    oracles' exactness is held against.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class Verification:
         replay: Sequence[Path] = (),
         ledger: bool = True,
         keep_going: bool = False,
+        baseline: drift.Rows | None = None,
     ) -> None:
         self.tally = tally
         self.recovered = [] if replay else self._recover(regressions)
@@ -74,9 +84,11 @@ class Verification:
         self._connections: dict[str, Connection] = {}
         self._asked: list[Asked] = []
         self._ledger = ledger
+        self._baseline = baseline
         self._keep_going = keep_going
         self._seen: dict[str, Seen] = {}
         self._looking = False
+        self._worst: dict[tuple[str, str, str], Verdict] = {}
 
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
@@ -125,8 +137,8 @@ class Verification:
         verdict = judge(oracle, problem, witnesses)
         seen.add(problem, verdict)
         self.tally.add_verdict(verdict, time.perf_counter() - start)
-        evidence = verdict.evidence
-        if self._looking and evidence and (evidence.before or evidence.seen_at is not None):
+        evidence = verdict.shown_by
+        if self._looking and (evidence.before or evidence.seen_at is not None):
             raise FoundElsewhere(verdict.failure())
         verdict.check()
         if is_weak(problem):
@@ -134,6 +146,15 @@ class Verification:
             if self._looking:
                 reject()  # to Hypothesis: it does not count
         return verdict
+
+    def drive(self, verdict: Verdict) -> None:
+        """Have Hypothesis look for larger errors than those in `verdict`; remember the largest."""
+        for result, ratios in verdict.ratios.items():
+            ratio = float(ratios.max())
+            target(ratio, label=result)
+            key = (verdict.oracle, verdict.problem.dtype.name, result)
+            if key not in self._worst or ratio > float(self._worst[key].ratios[result].max()):
+                self._worst[key] = verdict
 
     def probe(self, oracle: Connection, rank: int, dtype: str) -> None:
         """Measure how many bits of the mantissa `oracle` carries, in each result.
@@ -160,6 +181,29 @@ class Verification:
                         f"{bits} [{describe(problem)}]"
                     )
                     raise Verdict(oracle.name, problem, "differs", words).failure()
+
+    def drift(self, oracle: Connection, rank: int, dtype: str) -> list[str]:
+        """Measure how exact `oracle` is; returns what is worse than in the baseline, if any.
+
+        Raises Disagreement for what is no longer within bounds.
+        """
+        __tracebackhide__ = True
+        version = self.entry(oracle.name).version or ""
+        rows = drift.measure(
+            oracle.domain, rank, dtype, version, lambda problem: self.verify(oracle, problem)
+        )
+        found = []
+        for result, new in rows.items():
+            name = drift.key(oracle.name, dtype, rank, result)
+            self.tally.drift[name] = new
+            if self._baseline is None:
+                continue
+            if (old := self._baseline.get(name)) is None:
+                found.append(f"{name}: the baseline has no such row; --update-baseline records it")
+            elif words := drift.drift(name, old, new):
+                about = drift.worst_problem(oracle.domain, rank, dtype, new)
+                found.append(f"{words}\n{about}")
+        return found
 
     def replay(self, oracle: Connection, kept: Kept) -> str | None:
         """Hold `oracle` against the reference on a kept counterexample, in a new process.
@@ -277,7 +321,7 @@ class Verification:
 
     def _doubt(self, verdict: Verdict) -> str:
         """What to add if a difference is not there in a new process; else ""."""
-        evidence = verdict.evidence or Evidence(verdict.problem)
+        evidence = verdict.shown_by
         if verdict.kind == "differs" and not evidence.before and evidence.asks == 1:
             connection = self.connection(verdict.oracle)
             connection.calm()
@@ -324,6 +368,10 @@ class Verification:
                 self.tally.add_incident(incident, self._keep_incident(incident))
             connection.close()
         self._connections.clear()
+        for (oracle, _, result), verdict in self._worst.items():
+            with contextlib.suppress(OSError, ValueError):
+                save_worst(verdict, self.entry(oracle).version or "", result, self._regressions)
+        self._worst.clear()
         for asked in self._asked:
             asked.close()
         self._asked.clear()

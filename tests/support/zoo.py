@@ -24,6 +24,8 @@ from oracles.compare import reference_grads
 from oracles.protocol import Box, Domain
 from oracles.wire import encode_grads
 from reference import ConvProblem, conv_backward, naive_conv_backward, naive_conv_forward
+from reference.problem import Array
+from reference.rounding import expect
 
 
 class Citizen:
@@ -335,6 +337,20 @@ def two_regions(problem: ConvProblem) -> Any:
         ctypes.string_at(0)
     grads = reference_grads(problem)
     return replace(grads, dx=grads.dx + (problem.w.shape[-1] >= 3))
+
+
+@Bad
+def errors_grow(problem: ConvProblem) -> Any:
+    """Errors below an eighth of their bound are $ERRORS times as large: a loss of precision."""
+    factor, expected = float(os.environ.get("ERRORS", "1")), expect(problem)
+
+    def worse(name: str, got: Array) -> Array:
+        right, small = getattr(expected.want, name), getattr(expected.allowed, name) / 8
+        off = got.astype(right.dtype) - right
+        return np.where(np.abs(off) < small, right + factor * off, got).astype(got.dtype)
+
+    grads = reference_grads(problem)
+    return replace(grads, dx=worse("dx", grads.dx), dw=worse("dw", grads.dw))
 
 
 class StaleCache(Citizen):

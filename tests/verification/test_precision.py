@@ -1,6 +1,8 @@
-"""How exact an oracle is: the bits that it carries of the mantissa."""
+"""How exact an oracle is: the bits that it carries, and whether it has become less exact."""
 
 from __future__ import annotations
+
+import pytest
 
 from oracles.worker import Connection
 from tests.support.verification import Verification
@@ -12,3 +14,11 @@ def test_effective_precision(
     """All bits of the dtype arrive in every result: no detour through a narrower format."""
     with verification.keeping():
         verification.probe(oracle, rank, dtype)
+
+
+def test_drift(oracle: Connection, rank: int, dtype: str, verification: Verification) -> None:
+    """On ordinary layers errors keep to their bounds and, with --baseline, to what they were."""
+    with verification.keeping():
+        found = verification.drift(oracle, rank, dtype)
+    if found:
+        pytest.fail("\n".join(found), pytrace=False)
