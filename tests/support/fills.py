@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from reference.rounding import ACCUMULATION, FORMATS, absolute_sums
 
 ARRAYS = ("x", "w", "b", "dy")
 WIDE = ("x", "w", "dy")
+OPERANDS = MappingProxyType(  # of each result, those of the fewest operands first
+    {"db": ("dy",), "dw": ("x", "dy"), "dx": ("dy", "w"), "y": ("x", "w", "b")}
+)
 SHARES = (2, 4, 64)
 STYLES = ("unit", "mixed", "cancelling", "tiny", "huge")
 MODEST = tuple(style for style in STYLES if style != "huge")
@@ -108,14 +112,22 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
 def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvProblem:
     """`problem` with as many zeros in the arrays `names` as it takes for every S to be <= `most`.
 
-    The first element of each is kept as long as any is.
+    Only the operands of a sum that is too large are thinned out, so that the other results keep
+    their sums. The first element of each array is kept.
     """
-    for bits in range(1, 64):
-        if _largest_sum(problem) <= most:
+    bits = dict.fromkeys(names, 0)
+    while True:
+        sums = absolute_sums(problem)
+        largest = {name: _largest(getattr(sums, name)) for name in OPERANDS}
+        name = next((name for name in OPERANDS if largest[name] > most), None)
+        if name is None:
             return problem
-        for name in names:
-            problem = _without(problem, name, bits)
-    raise AssertionError("one product is more than the format can hold")
+        operands = [operand for operand in OPERANDS[name] if operand in names]
+        further = math.floor(math.log2(largest[name] / most)) // len(operands)
+        for operand in operands:
+            bits[operand] += max(1, further)
+            assert bits[operand] < 64, "one product is more than the format can hold"
+            problem = _without(problem, operand, bits[operand])
 
 
 def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
@@ -131,8 +143,11 @@ def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
 
 def _largest_sum(problem: ConvProblem) -> float:
     sums = absolute_sums(problem)
-    arrays = (sums.dx, sums.dw, sums.db, sums.y)
-    return max(float(np.max(array, initial=0)) for array in arrays if array is not None)
+    return max(_largest(getattr(sums, name)) for name in OPERANDS)
+
+
+def _largest(array: Array | None) -> float:
+    return 0.0 if array is None else float(np.max(array, initial=0))
 
 
 def _hash(seeds: Array, name: str) -> Array:
