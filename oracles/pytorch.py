@@ -25,9 +25,7 @@ preload = ("torch", "torch.fx.experimental.symbolic_shapes")  # autograd imports
 # (tests/findings/pytorch_float16_filter_gradient_batch.py).
 NARROW = {"float16": "float16", "bfloat16": "bfloat16"}
 # bfloat16 is left to the variants: oneDNN's kernels for channels-last go wrong and crash.
-domain = Domain(
-    Box(ranks=(1, 2, 3), dtypes=("float16", "float32", "float64")), accumulation=NARROW
-)
+domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float16", "float32", "float64")), accumulation=NARROW)
 _every_dtype = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW)
 
 
