@@ -1,8 +1,8 @@
 """Oracles that lose a little: each is the reference but for less precision, or for one number.
 
 Each is named like "tests.support.lossy:tf32_inputs" and can be verified like any oracle. None
-claims y: the gradients alone must give it away. `right`, `fourier` and `winograd` have no fault:
-nothing may be said against them.
+claims y: the gradients alone must give it away. Those of `RIGHT` have no fault: nothing may be said
+against them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from oracles.protocol import Box, Domain
 from reference import ConvGrads, ConvProblem, conv_backward
 from reference.problem import Array
 
-RIGHT = ("right", "fourier", "winograd")
+RIGHT = ("right", "right_float64", "fourier", "winograd")
 FAULTS = (
     "tf32_inputs",
     "bfloat16_inputs",
@@ -75,6 +75,11 @@ class Lossy:
     domain: Domain = field(default=_FLOAT32)
 
     distribution = None
+
+    @property
+    def dtype(self) -> str:
+        """What it computes."""
+        return self.domain.boxes[0].dtypes[0]
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """The gradients, without y."""
@@ -247,6 +252,7 @@ def _inside(problem: ConvProblem) -> tuple[slice, ...]:
     return (slice(None), *(slice(lo, lo + size) for size, (lo, _) in sizes))
 
 
+right_float64 = Lossy(right.compute, _FLOAT64)
 fourier = Lossy(_fourier, Domain(_FOURIER, exact=False))
 fourier_as_exact = Lossy(_fourier, Domain(_FOURIER))
 winograd = Lossy(_winograd, Domain(_WINOGRAD, exact=False))

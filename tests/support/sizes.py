@@ -5,12 +5,11 @@ It is what one would put into any gradient check: a kernel of 3 x 3, padding 1, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 
 import numpy as np
 
-from oracles.protocol import Domain
 from reference.problem import ConvParams, ConvProblem
 from tests.support import fills
 from tests.support.fixed import layer
@@ -20,6 +19,7 @@ SIZES = {  # batch, cells of an axis, channels, filters
     "medium": (2, 28, 16, 16),
     "large": (8, 56, 64, 64),
 }
+FILLS = ("small integers", "wide integers", "reals")
 PARAMS = ConvParams(padding=((1, 1), (1, 1)))
 
 
@@ -34,31 +34,17 @@ def seeds(size: str) -> fills.Seeds:
     }
 
 
-def small_integers(size: str, domain: Domain) -> Iterator[ConvProblem]:
-    """One problem of integers from -4 to 4."""
-    yield fills.small_integers(seeds(size), PARAMS, dtype_of(domain))
+def problems(fill: str, size: str, dtype: str, *, exact: bool) -> Iterator[ConvProblem]:
+    """The problems of one of `FILLS`: one for each way in which the strategies make some.
 
-
-def wide_integers(size: str, domain: Domain) -> Iterator[ConvProblem]:
-    """Odd integers, each array wide in turn, as wide as the strategies draw them."""
-    for share in fills.SHARES:
-        for wide in fills.WIDE:
-            yield fills.wide_integers(seeds(size), PARAMS, dtype_of(domain), wide, share)
-
-
-def reals(size: str, domain: Domain) -> Iterator[ConvProblem]:
-    """One problem of each style."""
-    for style in fills.STYLES if domain.exact else fills.MODEST:
-        yield fills.reals(seeds(size), PARAMS, dtype_of(domain), style)
-
-
-FILLS: dict[str, Callable[[str, Domain], Iterator[ConvProblem]]] = {
-    "small integers": small_integers,
-    "wide integers": wide_integers,
-    "reals": reals,
-}
-
-
-def dtype_of(domain: Domain) -> str:
-    """The one dtype, or the first, that `domain` takes."""
-    return domain.boxes[0].dtypes[0]
+    `exact` is the domain's: transforms get reals of which sums over a sample do not overflow.
+    """
+    if fill == "small integers":
+        yield fills.small_integers(seeds(size), PARAMS, dtype)
+    elif fill == "wide integers":
+        for share in fills.SHARES:
+            for wide in fills.WIDE:
+                yield fills.wide_integers(seeds(size), PARAMS, dtype, wide, share)
+    else:
+        for style in fills.STYLES if exact else fills.MODEST:
+            yield fills.reals(seeds(size), PARAMS, dtype, style)
