@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from oracles import registry
 from oracles.protocol import Oracle
 from reference.problem import ConvGrads, ConvProblem
@@ -23,8 +25,9 @@ class Scripted:
         self.domain = oracle.domain
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
-        """Run the source."""
+        """Run the source, where NumPy is imported as in a standalone script."""
         names: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "w", "b", "dy")}
+        names["np"] = np
         exec(self._oracle.script(problem), names)  # type: ignore[attr-defined]
         return ConvGrads(names["dx"], names["dw"], names["db"], names["y"])
 
