@@ -103,7 +103,8 @@ class Domain:
     `exact` says that products are summed as they are, in any order, so that sums of small integers
     come out exact; Winograd's and Fourier's transforms do not, and are held to a bound that is
     relative to whole samples. `accumulation` names the format in which sums of a dtype are kept
-    where that is not float32 for the 16-bit formats, and the dtype itself for others.
+    where that is not float32 for the 16-bit formats, and the dtype itself for others; what is
+    multiplied is not rounded to it.
     """
 
     def __init__(
