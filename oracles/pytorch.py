@@ -24,9 +24,9 @@ preload = ("torch", "torch.fx.experimental.symbolic_shapes")  # autograd imports
 # dW is added up over the batch, and dX over taps, in the 16-bit format itself
 # (tests/findings/pytorch_float16_filter_gradient_batch.py).
 NARROW = {"float16": "float16", "bfloat16": "bfloat16"}
-# bfloat16 is left to the variants: oneDNN's kernels for channels-last go wrong and crash.
+# bfloat16 is left to `native`: oneDNN's kernels go wrong in many ways, and crash
+# (tests/findings/pytorch_bfloat16_*.py); records of them are still to be written.
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float16", "float32", "float64")), accumulation=NARROW)
-_every_dtype = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW)
 
 
 @dataclass(frozen=True)
@@ -149,5 +149,7 @@ def _to_numpy(tensor: Tensor) -> Array:
 
 grads = Variant().grads
 script = Variant().script
-contiguous = Variant(contiguous=True, domain=_every_dtype)
-native = Variant(onednn=False, domain=_every_dtype)
+contiguous = Variant(contiguous=True)
+native = Variant(
+    onednn=False, domain=Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW)
+)
