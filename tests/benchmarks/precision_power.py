@@ -36,7 +36,7 @@ from tests.support.reporting import Tally
 from tests.support.verification import Verification
 
 COMMAND = "python -m tests.benchmarks.precision_power"
-LIMIT = 60.0  # seconds that one judge may take for one backward, with a right one
+LIMIT = 20.0  # seconds of evaluations, with a right backward, beyond which no judge is run
 NAMES = (*lossy.RIGHT, *lossy.FAULTS)
 OURS = (*sizes.FILLS, "probe")
 SEED = 0
@@ -333,7 +333,7 @@ def probed(name: str) -> bool:
     """Whether the probe is content."""
     entry = find(f"tests.support.lossy:{name}")
     verification = Verification(
-        [entry], Tally(), in_process=True, time_limit=LIMIT, regressions=Path()
+        [entry], Tally(), in_process=True, time_limit=30, regressions=Path()
     )
     oracle = verification.connection(entry.name)
     try:
@@ -503,8 +503,8 @@ its documentation's example it is assertAllClose's, 1e-6, and in TensorFlow's te
 an error of 0.003.
 
 "caught" is an alarm that the same judge does not raise for the right backward of the same size and
-dtype; "alarms anyway" is one that it does. "not feasible" is what would take more than a minute,
-extrapolated from a right forward and backward of that size. Others are never told whether an oracle
+dtype; "alarms anyway" is one that it does. "not feasible" is what would take more than 20
+seconds of evaluations alone, extrapolated from a right forward and backward of that size. Others are never told whether an oracle
 claims to be exact: that they pass honest transforms, and so those that make a false claim, is
 right of them."""
 
