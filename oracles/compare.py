@@ -298,9 +298,10 @@ def _court(
     agree = [who for who in values if not wrong[who][index]]
     error = float(expected.error(name, values[culprit])[index])  # a Fraction, which has no format
     off = f"off by {error:.3g}, " if allowed else ""
+    right = truth[index]
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "
-        f"but should be {_number(truth[index])} ({off}allowed {allowed:.3g}; "
+        f"but should be {_number(float(right) if allowed else right)} ({off}allowed {allowed:.3g}; "
         f"{int(wrong[culprit].sum())} of {truth.size} elements differ; "
         f"{', '.join(agree) or 'none'} agree){evidence} [{describe(problem)}]"
     )

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -241,8 +242,8 @@ def neighbours(problem: ConvProblem) -> Iterator[ConvProblem]:
     """`problem` with one number less or more, without zeros: what its fault depends on."""
     form = _Form.of(problem)
     with_bias = replace(problem, b=np.zeros(problem.w.shape[-1:], problem.dtype))
-    yield _filled(replace(problem, b=None))
-    yield _filled(with_bias)
+    yield _filled(replace(problem, b=None), problem)
+    yield _filled(with_bias, problem)
     for position, number in enumerate(form.numbers):
         for other in dict.fromkeys((number - 1, number + 1, 2 * number, 4 * number)):
             if other >= form.least[position] and other != number:
@@ -250,16 +251,26 @@ def neighbours(problem: ConvProblem) -> Iterator[ConvProblem]:
                     problem if problem.b is None else with_bias
                 )
                 if cut is not None:
-                    yield _filled(cut)
+                    yield _filled(cut, problem)
 
 
-def _filled(problem: ConvProblem) -> ConvProblem:
-    """`problem` with values of which no two neighbours are equal, and none is zero."""
-    arrays = (problem.x, problem.w, problem.b, problem.dy)
-    x, w, b, dy = (
-        None if a is None else np.resize([1, 2, -3, 4, -2, 3, -1], a.shape).astype(a.dtype)
-        for a in arrays
-    )
+def _filled(problem: ConvProblem, like: ConvProblem) -> ConvProblem:
+    """`problem` with values none of which is zero: of small integers no two neighbours are equal.
+
+    Where `like` holds other numbers, which a fault may need, they are taken.
+    """
+
+    def fill(name: str) -> Array | None:
+        array, given = getattr(problem, name), getattr(like, name)
+        if array is None:
+            return None
+        values: Any = [1, 2, -3, 4, -2, 3, -1]
+        if given is not None and not np.isin(given, [0, *values, -4]).all():
+            values = given[given != 0]
+        filled: Array = np.resize(values, array.shape).astype(array.dtype)
+        return filled
+
+    x, w, b, dy = map(fill, ("x", "w", "b", "dy"))
     assert x is not None
     assert w is not None
     assert dy is not None
