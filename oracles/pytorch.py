@@ -25,7 +25,7 @@ preload = ("torch", "torch.fx.experimental.symbolic_shapes")  # autograd imports
 # (tests/findings/pytorch_float16_filter_gradient_batch.py).
 NARROW = {"float16": "float16", "bfloat16": "bfloat16"}
 # bfloat16 is left to `native`: oneDNN's kernels go wrong in many ways, and crash
-# (tests/findings/pytorch_bfloat16_*.py); records of them are still to be written.
+# (docs/bfloat16.md); records of that are still to be written.
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float16", "float32", "float64")), accumulation=NARROW)
 
 

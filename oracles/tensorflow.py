@@ -24,7 +24,9 @@ preload = ("tensorflow",)
 _OTHERS = ("float16", "float64")  # oneDNN's kernels do not take these
 # depthwise dW adds up in float16: 2,048 ones and more make 2,048
 # (tests/findings/tensorflow_float16_depthwise_filter_gradient.py).
-NARROW = {"float16": "float16"}
+# BiasAddGrad adds up in bfloat16, as do Eigen's kernels
+# (tests/findings/tensorflow_bfloat16_*.py).
+NARROW = {"float16": "float16", "bfloat16": "bfloat16"}
 
 
 def _without_onednn(dtypes: tuple[str, ...]) -> tuple[Box, ...]:
@@ -174,6 +176,6 @@ grads = Variant().grads
 script = Variant().script
 native = Variant(
     onednn_dtypes=(),
-    domain=Domain(*_without_onednn(("float32", *_OTHERS)), accumulation=NARROW),
+    domain=Domain(*_without_onednn(("float32", "bfloat16", *_OTHERS)), accumulation=NARROW),
     environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
 )
