@@ -274,6 +274,7 @@ def tensorflow_compute_gradient(layer: Layer) -> list[bool]:
         return y, backward
 
     pairs = [*zip(*tf.test.compute_gradient(convolve, inputs))]
+    # the tolerance is the peer's own, as its documentation has it: the peer is what is measured
     close = all(np.allclose(*pair, rtol=TF_TOLERANCE, atol=TF_TOLERANCE) for pair in pairs)
     return [close, max(float(np.abs(one - other).max()) for one, other in pairs) < TF_MAX_ERROR]
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, given, settings
 
+from oracles.protocol import DTYPES, GROUP_KINDS, Box, Domain, GroupKind
 from oracles.registry import find
 from reference import ConvProblem
 from tests.meta.test_face import run_pytest
 from tests.support.drift import PROBLEMS, Row, drift, load, save
+from tests.support.fixed import probes
 from tests.support.regressions import load as load_kept
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
@@ -65,6 +67,19 @@ def test_an_oracle_that_the_baseline_does_not_know_is_red(baseline: Path) -> Non
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "numerical float32 1-D dw " in output
     assert "the baseline has no such row; --update-baseline records it" in output
+
+
+def test_a_result_that_is_no_longer_measured_is_red(baseline: Path, tmp_path: Path) -> None:
+    """What an oracle has ceased to claim cannot be less exact, and is not passed over."""
+    path = tmp_path / "baseline.json"
+    name = next(name for name in load(baseline) if " dw " in name)
+    other = name.replace(NAME, "numerical").replace(" dw ", " y ")
+    save(path, {**load(baseline), other: load(baseline)[name]})
+    code, output = run_pytest(
+        "--oracle", "numerical", DRIFT, "-k", "1d-float32", f"--baseline={path}"
+    )
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert f"{other}: in the baseline, but nothing of it was measured now" in output
 
 
 @pytest.mark.parametrize(
@@ -157,3 +172,27 @@ def test_only_the_nightly_profile_drives() -> None:
         name: Phase.target in settings.get_profile(name).phases for name in ("dev", "ci", "nightly")
     }
     assert driving == {"dev": False, "ci": False, "nightly": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("answers_another_shape", "db.shape = "), ("raises", "raises ")]
+)
+def test_a_probe_that_measures_nothing_is_red(name: str, words: str) -> None:
+    """No answer, or one of another form."""
+    probe = "tests/verification/test_precision.py::test_effective_precision"
+    options = ("--oracle", f"tests.support.zoo:{name}", probe, "-k", "2d-float32")
+    code, output = run_pytest(*options)
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert f"{name} {words}" in output
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kind", GROUP_KINDS)
+def test_the_smallest_domain_has_probes(kind: GroupKind, rank: int) -> None:
+    """Of each kind of groups, with nothing else allowed and as few elements as a box may have."""
+    box = Box((rank,), DTYPES, (kind,), "one", "one", "zero", False, max_elements=128)
+    domain = Domain(box)
+    for dtype in DTYPES:
+        asked = list(probes(domain, rank, dtype))
+        assert asked
+        assert all(map(domain.accepts, asked))

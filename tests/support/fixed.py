@@ -17,7 +17,9 @@ from tests.support import fills
 
 _FIRST = 9  # bytes from which on a fill takes no small integer
 
-_CELLS = {1: 12, 2: 6, 3: 4}  # of each axis of a probe, by rank
+# Cells of each axis of a probe, by rank, and where there may be no more than 128 elements.
+_CELLS = {1: 12, 2: 6, 3: 4}
+_FEW_CELLS = {1: 12, 2: 5, 3: 3}
 
 
 def probes(domain: Domain, rank: int, dtype: str) -> Iterator[ConvProblem]:
@@ -28,17 +30,17 @@ def probes(domain: Domain, rank: int, dtype: str) -> Iterator[ConvProblem]:
     terms and of one.
     """
     for box in domain.boxes_in(rank, dtype):
+        small = box.max_elements is not None
+        batch, cells, taps = (1, _FEW_CELLS[rank], 2) if small else (2, _CELLS[rank], 3)
         for kind in box.groups:
-            for channels in (2, 16) if box.max_elements is None else (2,):
+            for channels in (2,) if small else (2, 16):
                 groups = {"one": 1, "some": 2, "depthwise": channels}[kind]
                 shapes, params = layer(
-                    (2,) + (_CELLS[rank],) * rank + (channels * (1 + (kind == "some")),),
-                    (3,) * rank,
+                    (batch,) + (cells,) * rank + (channels * (1 + (kind == "some")),),
+                    (taps,) * rank,
                     2 * channels,
                     ConvParams((1,) * rank, ((0, 0),) * rank, (1,) * rank, groups),
                 )
-                if box.max_elements and max(map(np.prod, shapes.values())) > box.max_elements:
-                    continue
                 # from a byte on that is no zero: the first elements are what is left of short sums
                 numbers = np.arange(_FIRST + 1, 256, dtype=np.uint8)
                 seeds = {name: np.resize(numbers, shape) for name, shape in shapes.items()}

@@ -12,7 +12,7 @@ from hypothesis import reject, target
 
 from oracles import divergences
 from oracles.compare import Disagreement, Verdict, judge
-from oracles.protocol import Evidence, NotStarted, describe
+from oracles.protocol import Evidence, NotStarted, OracleError, describe
 from oracles.registry import Entry, connect
 from oracles.triage import neighbours
 from oracles.worker import MOST_BEFORE, Connection, Incident
@@ -156,23 +156,31 @@ class Verification:
             if key not in self._worst or ratio > float(self._worst[key].ratios[result].max()):
                 self._worst[key] = verdict
 
-    def probe(self, oracle: Connection, rank: int, dtype: str) -> None:
+    def probe(self, oracle: Connection, rank: int, dtype: str) -> int:
         """Measure how many bits of the mantissa `oracle` carries, in each result.
 
-        Raises Disagreement, with the problem, if they are fewer than the dtype has, unless the
-        oracle says of itself that it does not sum conventionally.
+        Returns how many problems it was asked. Raises Disagreement, with the problem, if there is
+        no answer of the right form, or if the bits are fewer than the dtype has, unless the oracle
+        says of itself that it does not sum conventionally.
         """
         __tracebackhide__ = True
         precision = FORMATS[dtype].precision
-        domain = oracle.domain
+        domain, asked = oracle.domain, 0
         for problem in probes(domain, rank, dtype):
             if self.known(oracle.name, problem) or not domain.accepts(problem):
                 continue
-            grads = oracle.grads(problem)
+            asked += 1
             expected = expect(problem, domain.accumulation.get(dtype), conventional=domain.exact)
+            try:
+                grads = oracle.grads(problem)
+            except OracleError:
+                judge(oracle, problem).check()
+                continue
             for name in RESULTS:
                 if (got := getattr(grads, name)) is None:
                     continue
+                if got.shape != getattr(expected.want, name).shape:
+                    judge(oracle, problem).check()
                 bits = expected.bits(name, got, precision)
                 self.tally.add_bits(oracle.name, dtype, name, bits)
                 if bits < precision and domain.exact:
@@ -181,6 +189,7 @@ class Verification:
                         f"{bits} [{describe(problem)}]"
                     )
                     raise Verdict(oracle.name, problem, "differs", words).failure()
+        return asked
 
     def drift(self, oracle: Connection, rank: int, dtype: str) -> list[str]:
         """Measure how exact `oracle` is; returns what is worse than in the baseline, if any.
@@ -192,9 +201,14 @@ class Verification:
         rows = drift.measure(
             oracle.domain, rank, dtype, version, lambda problem: self.verify(oracle, problem)
         )
-        found = []
+        names = {result: drift.key(oracle.name, dtype, rank, result) for result in RESULTS}
+        found = [
+            f"{name}: in the baseline, but nothing of it was measured now"
+            for result, name in names.items()
+            if result not in rows and name in (self._baseline or {})
+        ]
         for result, new in rows.items():
-            name = drift.key(oracle.name, dtype, rank, result)
+            name = names[result]
             self.tally.drift[name] = new
             if self._baseline is None:
                 continue

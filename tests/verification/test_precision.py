@@ -13,7 +13,8 @@ def test_effective_precision(
 ) -> None:
     """All bits of the dtype arrive in every result: no detour through a narrower format."""
     with verification.keeping():
-        verification.probe(oracle, rank, dtype)
+        asked = verification.probe(oracle, rank, dtype)
+    assert asked, f"no probe lies in the domain of {oracle.name}: see tests/support/fixed.py"
 
 
 def test_drift(oracle: Connection, rank: int, dtype: str, verification: Verification) -> None:
