@@ -8,7 +8,7 @@ from hypothesis import find, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from oracles.protocol import GROUP_KINDS, Box, Domain, group_kind
+from oracles.protocol import GROUP_KINDS, Box, Domain, GroupKind, group_kind
 from reference import ConvParams, ConvProblem, same_padding
 from tests.support.strategies import problems, problems_in_box
 
@@ -118,3 +118,36 @@ def test_the_smallest_problem(rank: int) -> None:
     assert problem.b is None
     ones = (1,) * rank
     assert problem.params == ConvParams(ones, ((0, 0),) * rank, ones, 1)
+
+
+@each_rank
+@pytest.mark.parametrize(
+    ("first", "least"),
+    [("depthwise", (2, 1, 2)), ("some", (2, 1, 2)), ("one", (1, 1, 1))],
+    ids=["depthwise", "some groups", "one group"],
+)
+@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+def test_large_examples_shrink_to_the_smallest(
+    first: GroupKind, least: tuple[int, int, int], bias: bool, rank: int
+) -> None:
+    """From an axis so long that there is hardly room for channels, whatever their groups.
+
+    Where the choices for fewer cells mean something else than for many, shrinking ends there.
+    """
+    begun = False
+
+    def wrong(problem: ConvProblem) -> bool:
+        """True at first for large problems only, then for all that have several groups."""
+        nonlocal begun
+        large = problem.x.size > 512 and group_kind(problem) == first
+        begun = begun or (large and (problem.b is not None) is bias)
+        several = problem.params.groups > 1 or first == "one"
+        return begun and several and problem.dy.any() and problem.w.any()
+
+    most = settings(max_examples=20_000, database=None, derandomize=True)
+    smallest = find(problems(ANY, rank, "float32", "integers"), wrong, settings=most)
+    channels, inputs, filters = least
+    ones = (1,) * rank
+    assert (smallest.x.shape, smallest.w.shape) == ((1, *ones, channels), (*ones, inputs, filters))
+    assert smallest.b is None
+    assert np.abs(smallest.w).sum() == np.abs(smallest.dy).sum() == 1

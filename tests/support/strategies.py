@@ -11,7 +11,9 @@ Everything shrinks towards one cell, one channel, one tap, stride 1, no padding,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -122,16 +124,17 @@ def filled(
     draw: DrawFn, shapes: dict[str, Size], params: ConvParams, dtype: str, fill: Fill
 ) -> ConvProblem:
     """A problem of these shapes of x, w, dy and perhaps b, its data drawn a byte an element."""
-    seeds = {name: _bytes(draw, shape, name) for name, shape in shapes.items()}
+    made: Callable[[fills.Seeds, ConvParams, str], ConvProblem] = fills.small_integers
     if fill in ("reals", "modest reals"):
         styles = fills.STYLES if fill == "reals" else fills.MODEST
-        style = draw(st.sampled_from(styles), label="style")
-        return fills.reals(seeds, params, dtype, style)
-    if fill == "small" or draw(st.booleans(), label="small"):
-        return fills.small_integers(seeds, params, dtype)
-    wide = draw(st.sampled_from(fills.WIDE), label="wide")
-    share = draw(st.sampled_from(fills.SHARES), label="share")
-    return fills.wide_integers(seeds, params, dtype, wide, share)
+        made = partial(fills.reals, style=draw(st.sampled_from(styles), label="style"))
+    elif fill == "integers" and draw(st.booleans(), label="wide"):
+        wide = draw(st.sampled_from(fills.WIDE), label="of")
+        share = draw(st.sampled_from(fills.SHARES), label="share")
+        made = partial(fills.wide_integers, wide=wide, share=share)
+    # The bias last: it goes without any other choice changing its place.
+    order = sorted(shapes, key=("x", "w", "dy", "b").index)
+    return made({name: _bytes(draw, shapes[name], name) for name in order}, params, dtype)
 
 
 def integers(draw: DrawFn, shape: Size, dtype: str, label: str) -> Array:
@@ -195,14 +198,18 @@ def _channels(
     """Groups, and the input and output channels of each, so that x and w keep to `limit`."""
     cells, taps = math.prod(spatial), math.prod(kernel)
     room = limit // max(cells, taps)  # for channels
-    kind = draw(st.sampled_from([kind for kind in kinds if _FEWEST[kind] <= room]))
-    if kind == "one":
-        groups, group_in = 1, draw(st.sampled_from(_between(1, room)))
-    elif kind == "depthwise":
-        groups, group_in = draw(st.sampled_from(_between(2, room))), 1
-    else:
-        group_in = draw(st.sampled_from(_between(2, room // 2)))
-        groups = draw(st.integers(2, min(room // group_in, 4)))
+    # A kind stays the same choice when there is more room, and each takes as many choices:
+    # otherwise Hypothesis could not shrink the axes of an example, or make its kind a simpler one.
+    by_room = sorted(kinds, key=_FEWEST.__getitem__)
+    kind = draw(st.sampled_from([kind for kind in by_room if _FEWEST[kind] <= room]))
+    inputs = {"one": _between(1, room), "depthwise": [1], "some": _between(2, room // 2)}
+    group_in = draw(st.sampled_from(inputs[kind]))
+    counts = {
+        "one": [1],
+        "depthwise": _between(2, room),
+        "some": range(2, min(room // group_in, 4) + 1),
+    }
+    groups = draw(st.sampled_from(counts[kind]))
     group_out = draw(st.sampled_from(_between(1, limit // (taps * groups * group_in))))
     return groups, group_in, group_out
 
