@@ -19,27 +19,42 @@ from reference.problem import Array, ConvGrads, ConvProblem
 distribution = None
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES, max_elements=448))
 
+_BLOCK = 1 << 18  # elements of y that are worked out at a time
+
 
 def grads(problem: ConvProblem) -> ConvGrads:
     """dX, dW and db of sum(dy * y), one element at a time; y itself is not claimed."""
     params = problem.params
     x, w, dy = (array.astype(np.float64) for array in (problem.x, problem.w, problem.dy))
+    filters = w.shape[-1]
 
-    def of_inputs(xs: Array) -> Array:  # all of them as one batch
-        batch = xs.reshape(-1, *x.shape[1:])
-        return conv_forward(batch, w, None, params).reshape(len(xs), *dy.shape)
+    def of_inputs(xs: Array) -> Array:
+        """The outputs for each of `xs`, all of them samples of one batch."""
+        return conv_forward(xs.reshape(-1, *x.shape[1:]), w, None, params)
 
     def of_kernels(ws: Array) -> Array:
-        return np.array([conv_forward(x, one, None, params) for one in ws])
+        return of_filters(x, ws, np.zeros((len(ws), filters)))
 
     def of_biases(bs: Array) -> Array:
-        return np.array([conv_forward(0 * x, 0 * w, one, params) for one in bs])
+        return of_filters(0 * x, np.zeros((len(bs), *w.shape)), bs)
+
+    def of_filters(x: Array, ws: Array, bs: Array) -> Array:
+        """The outputs for each of `ws` and `bs`, all of them filters of one kernel."""
+        count, groups = len(ws), params.groups
+        by_group = np.moveaxis(ws.reshape(*ws.shape[:-1], groups, filters // groups), 0, -2)
+        bias = bs.reshape(count, groups, filters // groups).swapaxes(0, 1)
+        y = conv_forward(x, by_group.reshape(*w.shape[:-1], count * filters), bias.ravel(), params)
+        return np.moveaxis(y.reshape(*y.shape[:-1], groups, count, filters // groups), -2, 0)
 
     def gradient(outputs: Callable[[Array], Array], like: Array) -> Array:
-        steps = np.eye(like.size).reshape(like.size, *like.shape)
-        ends = (outputs(end).reshape(like.size, dy.size) for end in (steps, -steps))
-        slope = np.subtract(*ends) / 2
-        return (slope @ dy.ravel()).reshape(like.shape).astype(problem.dtype)
+        slopes = np.zeros(like.size)
+        block = max(1, _BLOCK // max(1, dy.size))
+        for start in range(0, like.size, block):
+            count = min(block, like.size - start)
+            steps = np.eye(count, like.size, start).reshape(count, *like.shape)
+            ends = (outputs(end).reshape(count, dy.size) for end in (steps, -steps))
+            slopes[start : start + count] = np.subtract(*ends) / 2 @ dy.ravel()
+        return slopes.reshape(like.shape).astype(problem.dtype)
 
     return ConvGrads(
         dx=gradient(of_inputs, x),

@@ -278,18 +278,10 @@ class Caller:
         Raises Malformed if it does, if the answer is none, or if this call has changed the answer
         to the one before; and whatever the oracle raises.
         """
-        arrays = (problem.x, problem.w, problem.b, problem.dy)
-        x, w, b, dy = (None if array is None else _Guarded(array) for array in arrays)
-        assert x is not None
-        assert w is not None
-        assert dy is not None
-        given = ConvProblem(
-            x.array, w.array, None if b is None else b.array, dy.array, problem.params
-        )
-        grads = check_answer(problem, self._oracle.grads(given))
-        for name, guarded in (("x", x), ("w", w), ("b", b), ("dy", dy)):
-            if guarded is not None and (words := guarded.harm()):
-                raise Malformed(f"{words} {name}")
+        guarded = _Guarded(problem)
+        grads = check_answer(problem, self._oracle.grads(guarded.problem))
+        if words := guarded.harm():
+            raise Malformed(words)
         last, self._last = self._last, []
         for name, array, content in last:
             if array.tobytes() != content:
@@ -302,32 +294,48 @@ class Caller:
 
 
 class _Guarded:
-    """A copy of an array, in memory of the same order, between two margins.
+    """A copy of a problem, its arrays one after another in one piece of memory, with margins.
 
-    The margins are NaN in every float type: what is read there can be seen in the result.
+    The margins are NaN in every float type: what is read there can be seen in the result. An array
+    keeps the order of its axes in memory.
     """
 
-    def __init__(self, original: Array) -> None:
-        self._original = original
-        size = 0 if original.dtype.hasobject else original.nbytes
-        self._memory = np.full(size + 2 * _MARGIN + _ALIGNMENT, 0xFF, np.uint8)
-        self._start = _MARGIN + -(self._memory.ctypes.data + _MARGIN) % _ALIGNMENT
-        self._end = self._start + size
-        self.array = original.copy(order="K")
-        if size:
-            memory, strides = self._memory.data, self.array.strides
-            self.array = np.ndarray(original.shape, original.dtype, memory, self._start, strides)
-            self.array[...] = original
+    def __init__(self, problem: ConvProblem) -> None:
+        arrays = {"x": problem.x, "w": problem.w, "b": problem.b, "dy": problem.dy}
+        self._spans: list[tuple[str, int, int]] = []
+        end = -_MARGIN
+        for name, array in arrays.items():
+            if array is not None and not array.dtype.hasobject:
+                start = end + 2 * _MARGIN + -end % _ALIGNMENT
+                end = start + array.nbytes
+                self._spans.append((name, start, end))
+        self._memory = np.full(end + _MARGIN + _ALIGNMENT, 0xFF, np.uint8)
+        self._memory = self._memory[-self._memory.ctypes.data % _ALIGNMENT :]
+        for name, start, _ in self._spans:
+            original = arrays[name]
+            assert original is not None
+            strides = original.strides
+            if not original.flags.c_contiguous:
+                strides = np.empty_like(original).strides
+            copy = np.ndarray(original.shape, original.dtype, self._memory.data, start, strides)
+            copy[...] = original
+            arrays[name] = copy
+        self._before = self._memory.tobytes()
+        x, w, b, dy = arrays.values()
+        assert x is not None
+        assert w is not None
+        assert dy is not None
+        self.problem = ConvProblem(x, w, b, dy, problem.params)
 
     def harm(self) -> str:
-        """What has been done to the array or its margins, in words; "" for nothing."""
-        if self.array.tobytes() != self._original.tobytes():
-            return "writes to its input"
-        if (self._memory[: self._start] != 0xFF).any():
-            return "writes before the beginning of its input"
-        if (self._memory[self._end :] != 0xFF).any():
-            return "writes beyond the end of its input"
-        return ""
+        """What has been done to the arrays or their margins, in words; "" for nothing."""
+        if self._memory.tobytes() == self._before:
+            return ""
+        place = int(np.argmax(self._memory != np.frombuffer(self._before, np.uint8)))
+        name, start, end = min(self._spans, key=lambda s: max(s[1] - place, place - s[2]))
+        if place < start:
+            return f"writes before the beginning of its input {name}"
+        return f"writes {'to' if place < end else 'beyond the end of'} its input {name}"
 
 
 def check_answer(problem: ConvProblem, answer: Any) -> ConvGrads:

@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def frame(header: Mapping[str, Any], *buffers: bytes) -> bytes:
 
 def encode_problem(problem: ConvProblem, number: int = 0) -> bytes:
     """`problem` as message `number`; raises Raised for numbers that cannot be sent."""
-    if not _NUMERIC_DTYPE.fullmatch(_code(problem.dtype)):
+    if not _is_numeric(_code(problem.dtype)):
         raise Raised(f"refuses dtype {problem.dtype}: it cannot be sent to another process")
     params = problem.params
     header = {
@@ -110,7 +111,7 @@ def encode_grads(grads: ConvGrads, number: int = 0) -> bytes:
     """`grads` as the answer to message `number`; raises Malformed if they are no plain numbers."""
     arrays = {"dx": grads.dx, "dw": grads.dw, "db": grads.db, "y": grads.y}
     for name, array in arrays.items():
-        if array is not None and not _NUMERIC_DTYPE.fullmatch(_code(array.dtype)):
+        if array is not None and not _is_numeric(_code(array.dtype)):
             raise Malformed(f"answers with {name} of dtype {array.dtype}, which is no plain number")
     return _with_arrays({"status": "answered", "number": number}, arrays)
 
@@ -129,6 +130,12 @@ def _with_arrays(header: dict[str, Any], arrays: Mapping[str, Array | None]) -> 
     return frame(header, *(array.tobytes() for array in present.values()))
 
 
+@lru_cache(maxsize=64)
+def _is_numeric(code: str) -> bool:
+    return _NUMERIC_DTYPE.fullmatch(code) is not None
+
+
+@lru_cache(maxsize=64)
 def _code(dtype: np.dtype[Any]) -> str:
     """What stands for `dtype` in a header: NumPy's own, which bfloat16 has none of."""
     return "bfloat16" if dtype.name == "bfloat16" else dtype.str
@@ -139,7 +146,7 @@ def _arrays(header: Mapping[str, Any], body: bytearray) -> dict[str, Array]:
     start = 0
     try:
         for name, dtype_name, shape in header["arrays"]:
-            if not _NUMERIC_DTYPE.fullmatch(dtype_name) or any(size < 0 for size in shape):
+            if not _is_numeric(dtype_name) or any(size < 0 for size in shape):
                 raise ValueError(f"{name} has dtype {dtype_name!r} and shape {shape}")
             dtype = np.dtype(dtype_name)
             count = math.prod(shape)

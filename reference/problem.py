@@ -412,6 +412,8 @@ def _per_axis(name: str, value: object, rank: int) -> tuple[Any, ...]:
 
 def _is_one(value: object) -> bool:
     """Whether `value` is a single number, a NumPy array of no axes included."""
+    if isinstance(value, (tuple, list)):
+        return False
     return isinstance(value, numbers.Number) or (isinstance(value, np.ndarray) and value.ndim == 0)
 
 
