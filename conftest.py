@@ -93,8 +93,13 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("dev", every, max_examples=50)
     hypothesis.settings.register_profile("ci", every, max_examples=250, derandomize=True)
     hypothesis.settings.register_profile("nightly", every, max_examples=5000, phases=phases)
-    if config.getoption("--hypothesis-profile") is None:
-        hypothesis.settings.load_profile("dev")
+    profile = config.getoption("--hypothesis-profile") or "dev"
+    try:
+        hypothesis.settings.load_profile(profile)
+    except hypothesis.errors.InvalidArgument:
+        raise pytest.UsageError(
+            f"--hypothesis-profile {profile}: must be dev, ci or nightly"
+        ) from None
     limit = config.getoption("--time-limit")
     if not 0 < limit <= 86_400:
         raise pytest.UsageError(f"--time-limit {limit}: must be above 0, and at most a day")

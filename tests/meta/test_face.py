@@ -82,6 +82,13 @@ def test_unknown_oracle() -> None:
     assert "did you mean 'pytorch'?" in output
 
 
+def test_unknown_profile() -> None:
+    """So is one of Hypothesis' profiles."""
+    code, output = run_pytest("--hypothesis-profile=foo", EXACT)
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: --hypothesis-profile foo: must be dev, ci or nightly" in output
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -201,3 +201,16 @@ def test_only_what_is_further_off_takes_the_place_of_a_worst_case(tmp_path: Path
     assert same(kept.problem, PROBLEM)
     assert keep(0.2, "dw") == tmp_path / "worst" / "pytorch-float32-dw.json"
     assert kept_files(tmp_path) == [tmp_path / "worst" / "pytorch-float32-dw.json", path]
+
+
+def test_a_file_can_be_read_and_compared(tmp_path: Path) -> None:
+    """A line for every entry, and one for all values of an array, however many they are."""
+    ones = np.ones((1, 40, 40), "float32")
+    large = ConvProblem(ones, ones[0, None], None, ones, ConvParams((1,), ((0, 0),), (1,)))
+    evidence = Evidence(large, before=(PROBLEM,))
+    path = save(Verdict("mine", large, "differs", "wrong", evidence=evidence), "1", tmp_path)
+    assert same(load(path).problem, large)
+    assert same(load(path).before[0], PROBLEM)
+    lines = path.read_text().splitlines()
+    assert sum(line.strip().startswith('"values": [1.0, 1.0') for line in lines) == 3
+    assert len(lines) < 70

@@ -67,7 +67,7 @@ def save(verdict: Verdict, version: str, directory: Path, script: str | None = N
     path = directory / f"{name}.json"
     if script is not None:
         write_atomically(path.with_suffix(".py"), script)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path, _lines(content) + "\n")
     return path
 
 
@@ -82,6 +82,20 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    """`value` as JSON, a line for each entry of a dict and each dict of a list, none for numbers."""
+    inner, (opening, closing) = indent + " ", "[]"
+    if isinstance(value, dict) and value:
+        entries = [f"{json.dumps(key)}: {_lines(entry, inner)}" for key, entry in value.items()]
+        opening, closing = "{}"
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        entries = [_lines(entry, inner) for entry in value]
+    else:
+        return json.dumps(value)
+    body = f",\n{inner}".join(entries)
+    return f"{opening}\n{inner}{body}\n{indent}{closing}"
 
 
 def load(path: Path) -> Kept:
@@ -121,7 +135,7 @@ def save_worst(verdict: Verdict, version: str, result: str, directory: Path) -> 
         "ratio": ratio,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    write_atomically(path, _lines(content) + "\n")
     return path
 
 
