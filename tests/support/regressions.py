@@ -85,7 +85,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _lines(value: Any, indent: str = "") -> str:
-    """`value` as JSON, a line for each entry of a dict and each dict of a list, none for numbers."""
+    """`value` as JSON: a line for each entry of a dict and each dict of a list."""
     inner, (opening, closing) = indent + " ", "[]"
     if isinstance(value, dict) and value:
         entries = [f"{json.dumps(key)}: {_lines(entry, inner)}" for key, entry in value.items()]
