@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from reference import layout
 from reference.problem import RANKS, Array, ConvGrads, ConvProblem
 
 GroupKind = Literal["one", "some", "depthwise"]
@@ -258,11 +259,18 @@ def describe(problem: ConvProblem) -> str:
     """One line that tells what kind of problem this is."""
     params = problem.params
     bias = "bias" if problem.b is not None else "no bias"
-    return (
+    words = (
         f"{params.rank}-D {problem.dtype}, x {problem.x.shape}, w {problem.w.shape}, {bias}, "
         f"stride {params.stride}, padding {params.padding}, dilation {params.dilation}, "
         f"groups {params.groups}"
     )
+    for name in ("x", "w", "b", "dy"):
+        array = getattr(problem, name)
+        if array is not None and (strides := layout.strides_of(array)) is not None:
+            words += f", {name} with strides {strides}"
+        if array is not None and not array.flags.writeable:
+            words += f", {name} read-only"
+    return words
 
 
 class Caller:
@@ -296,8 +304,8 @@ class Caller:
 class _Guarded:
     """A copy of a problem, its arrays one after another in one piece of memory, with margins.
 
-    The margins are NaN in every float type: what is read there can be seen in the result. An array
-    keeps the order of its axes in memory.
+    The margins are NaN in every float type: what is read there, or between the elements of an array
+    that has gaps, can be seen in the result. An array keeps its strides.
     """
 
     def __init__(self, problem: ConvProblem) -> None:
@@ -307,19 +315,15 @@ class _Guarded:
         for name, array in arrays.items():
             if array is not None and not array.dtype.hasobject:
                 start = end + 2 * _MARGIN + -end % _ALIGNMENT
-                end = start + array.nbytes
+                elements, _ = layout.extent(array.shape, layout.strides_of(array))
+                end = start + elements * array.itemsize
                 self._spans.append((name, start, end))
         self._memory = np.full(end + _MARGIN + _ALIGNMENT, 0xFF, np.uint8)
         self._memory = self._memory[-self._memory.ctypes.data % _ALIGNMENT :]
         for name, start, _ in self._spans:
             original = arrays[name]
             assert original is not None
-            strides = original.strides
-            if not original.flags.c_contiguous:
-                strides = np.empty_like(original).strides
-            copy = np.ndarray(original.shape, original.dtype, self._memory.data, start, strides)
-            copy[...] = original
-            arrays[name] = copy
+            arrays[name] = layout.placed(original, self._memory.data, start)
         self._before = self._memory.tobytes()
         x, w, b, dy = arrays.values()
         assert x is not None

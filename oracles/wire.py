@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from oracles.protocol import Malformed, Raised
+from reference.layout import strides_of, with_strides
 from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
 
 with contextlib.suppress(ImportError):  # another interpreter may do without bfloat16
@@ -97,12 +98,25 @@ def encode_problem(problem: ConvProblem, number: int = 0) -> bytes:
         "dilation": params.dilation,
         "groups": params.groups,
     }
-    return _with_arrays(header, {"x": problem.x, "w": problem.w, "b": problem.b, "dy": problem.dy})
+    arrays = {"x": problem.x, "w": problem.w, "b": problem.b, "dy": problem.dy}
+    header["strides"] = {
+        name: strides
+        for name, array in arrays.items()
+        if array is not None and (strides := strides_of(array)) is not None
+    }
+    header["read-only"] = [
+        name for name, array in arrays.items() if array is not None and not array.flags.writeable
+    ]
+    return _with_arrays(header, arrays)
 
 
 def decode_problem(header: Mapping[str, Any], body: bytearray) -> ConvProblem:
-    """The problem in a message from pytest; its arrays lie in `body` and can be written to."""
+    """The problem in a message from pytest, its arrays in memory as they were there."""
     arrays = _arrays(header, body)
+    for name, strides in header["strides"].items():
+        arrays[name] = with_strides(arrays[name], tuple(strides))
+    for name in header["read-only"]:
+        arrays[name].flags.writeable = False
     params = ConvParams(header["stride"], header["padding"], header["dilation"], header["groups"])
     return ConvProblem(arrays["x"], arrays["w"], arrays.get("b"), arrays["dy"], params)
 

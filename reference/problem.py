@@ -15,10 +15,11 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[Any]
-Size: TypeAlias = tuple[int, ...]
+from reference.layout import Array as Array  # the two are public here
+from reference.layout import Size as Size
+from reference.layout import extent, memory_of, strides_of
+
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 RANKS = (1, 2, 3)
@@ -292,12 +293,16 @@ def check_bias(b: Array, w: Array) -> None:
 
 
 def array_literal(array: Array | None) -> str:
-    """A NumPy expression that makes `array` again, value for value."""
+    """A NumPy expression that makes `array` again, value for value, with the same strides."""
     if array is None:
         return "None"
     dtype = repr(array.dtype.name)
     if array.size == 0:
         return f"np.zeros({array.shape}, {dtype})"
+    if array.dtype != object and (strides := strides_of(array)) is not None:
+        memory = array_literal(memory_of(array, strides))
+        start = extent(array.shape, strides)[1] * array.itemsize
+        return f"np.ndarray({array.shape}, {dtype}, {memory}, {start}, {array.strides})"
     equal = array.dtype != object and array.tobytes() == array.ravel()[:1].tobytes() * array.size
     if array.size > _LONG and equal:
         return f"np.full({array.shape}, {_number_literal(array.flat[0])}, {dtype})"

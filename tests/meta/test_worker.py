@@ -172,7 +172,8 @@ def test_the_guilty_problem_is_found(name: str, kind: str, words: str, start) ->
     worker = start(name)
     innocent = drawn(Domain(Box((2,), ("float32",), stride="one")), 80)
     guilty = replace(PROBLEM, dy=PROBLEM.dy[:, :1, :1], params=ConvParams(stride=(2, 2)))
-    verdict = first_failure(worker, [*innocent[:20], guilty, *innocent[20:]])
+    again = replace(guilty, dy=2 * guilty.dy)  # of the same shapes
+    verdict = first_failure(worker, [*innocent[:20], guilty, *innocent[20:], again])
     assert verdict.kind == kind
     assert re.search(words, verdict.message)
     problems_shown = [verdict.problem, *verdict.evidence.before]

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from oracles.compare import Verdict
+from reference.layout import strides_of, with_strides
 from reference.problem import Array, ConvParams, ConvProblem
 
 FORMAT = 2
@@ -167,12 +168,7 @@ def problem_to_json(problem: ConvProblem) -> dict[str, Any]:
 
 def problem_from_json(content: dict[str, Any]) -> ConvProblem:
     """The problem that `problem_to_json` was given."""
-    arrays = {
-        name: np.array([float(value) for value in array["values"]], array["dtype"]).reshape(
-            array["shape"]
-        )
-        for name, array in content["arrays"].items()
-    }
+    arrays = {name: _array_from_json(array) for name, array in content["arrays"].items()}
     params = ConvParams(
         content["stride"], content["padding"], content["dilation"], content["groups"]
     )
@@ -181,8 +177,21 @@ def problem_from_json(content: dict[str, Any]) -> ConvProblem:
 
 def _array_to_json(array: Array) -> dict[str, Any]:
     values = [float(value) for value in array.ravel()]
-    return {
+    content: dict[str, Any] = {
         "dtype": array.dtype.name,
         "shape": array.shape,
         "values": [value if math.isfinite(value) else str(value) for value in values],
     }
+    if (strides := strides_of(array)) is not None:
+        content["strides"] = strides
+    if not array.flags.writeable:
+        content["read-only"] = True
+    return content
+
+
+def _array_from_json(content: dict[str, Any]) -> Array:
+    values = np.array([float(value) for value in content["values"]], content["dtype"])
+    strides = content.get("strides")
+    array = with_strides(values.reshape(content["shape"]), strides and tuple(strides))
+    array.flags.writeable = not content.get("read-only", False)
+    return array

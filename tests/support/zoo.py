@@ -191,6 +191,14 @@ def forks_a_child_that_stays(problem: ConvProblem) -> Any:
 
 
 @Bad
+def needs_c_order(problem: ConvProblem) -> Any:
+    """Refuses an x that does not lie in C order."""
+    if not problem.x.flags.c_contiguous:
+        raise ValueError("x is not C-contiguous")
+    return reference_grads(problem)
+
+
+@Bad
 def answers_a_list(problem: ConvProblem) -> Any:
     """DX is a list."""
     grads = reference_grads(problem)
