@@ -82,6 +82,8 @@ class Variant:
         if problem.dtype.name == "bfloat16":
             to_torch = "torch.from_numpy({}.view(np.int16)).view(torch.bfloat16)"
             to_numpy = '{}.contiguous().view(torch.int16).numpy().view("bfloat16")'
+        if any(map(_must_be_copied, (problem.x, problem.w, problem.dy))):
+            to_torch = to_torch.replace("{}", "{}.copy()")
         a, dy = to_torch.format("a"), to_torch.format("dy")
         gradient, y = to_numpy.format("g"), to_numpy.format("y.detach()")
         lines = [
@@ -129,10 +131,17 @@ def _pad_argument(problem: ConvProblem) -> list[int]:
     return [cells for pair in reversed(problem.params.padding) for cells in pair]
 
 
+def _must_be_copied(array: Array) -> bool:
+    """PyTorch has no read-only tensors, and none that run backwards."""
+    return not array.flags.writeable or min(array.strides) < 0
+
+
 def _to_torch(array: Array) -> Tensor:
-    """A tensor of the same memory; NumPy's bfloat16 is not PyTorch's, but has the same bits."""
+    """A tensor of the same memory where it can be; both kinds of bfloat16 have the same bits."""
     import torch
 
+    if _must_be_copied(array):
+        array = array.copy()
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

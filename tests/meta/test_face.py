@@ -346,13 +346,20 @@ def test_xdist_leaves_no_process(interrupted: bool, tmp_path: Path) -> None:
     options = ["-n", "2", f"--regressions={tmp_path}", EXACT, "-k", "1d", "-p", "no:cacheprovider"]
     name = "hangs" if interrupted else "right"
     command = [sys.executable, "-m", "pytest", "--oracle", f"tests.support.zoo:{name}[{tag}]"]
-    with subprocess.Popen(command + options, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+    with subprocess.Popen(
+        command + options, cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=heed_interrupts
+    ) as run:
         if interrupted:
             wait_until(lambda: len(processes_with(tag)) >= 4)
             run.send_signal(signal.SIGINT)
         code = run.wait(timeout=60)
     assert code == (pytest.ExitCode.INTERRUPTED if interrupted else pytest.ExitCode.OK)
     wait_until(lambda: not processes_with(tag))
+
+
+def heed_interrupts() -> None:
+    """Do not ignore Ctrl-C, as a job does that a shell has put in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def processes_with(setting: str) -> list[str]:

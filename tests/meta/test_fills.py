@@ -291,13 +291,13 @@ def test_every_style_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
     reals, wide_integers = fills.reals, fills.wide_integers
 
-    def watched_reals(*args: Any) -> ConvProblem:
-        seen.add(args[-1])
-        return reals(*args)
+    def watched_reals(*args: Any, style: str) -> ConvProblem:
+        seen.add(style)
+        return reals(*args, style=style)
 
-    def watched_integers(*args: Any) -> ConvProblem:
-        seen.add(f"wide in {args[-2]}")
-        return wide_integers(*args)
+    def watched_integers(*args: Any, wide: str, share: int) -> ConvProblem:
+        seen.add(f"wide in {wide}")
+        return wide_integers(*args, wide=wide, share=share)
 
     monkeypatch.setattr(fills, "reals", watched_reals)
     monkeypatch.setattr(fills, "wide_integers", watched_integers)

@@ -17,6 +17,8 @@ from reference import ConvParams, ConvProblem
 from tests.support.proposals import Seen, propose
 from tests.support.strategies import problems
 
+MANY = 2500
+
 
 @functools.cache
 def drawn(rank: int, count: int, dtype: str = "float32") -> list[ConvProblem]:
@@ -56,16 +58,16 @@ def test_records_of_the_ledger(record: Divergence) -> None:
     rank, dtype, first = next(
         (rank, dtype, problem)
         for rank, dtype in itertools.product((2, 3, 1), ("float32", "float64"))
-        for problem in drawn(rank, 1000, dtype)
+        for problem in drawn(rank, MANY, dtype)
         if record.applies(problem)
     )
-    asked = [*neighbours(first), *drawn(rank, 1000, dtype)[:400]]
+    asked = [*neighbours(first), *drawn(rank, MANY, dtype)[:400]]
     failing = [first, *filter(record.applies, asked)]
     passing = [problem for problem in asked if not record.applies(problem)]
     proposal = propose(failing, passing)
     assert proposal.passing == 0
     assert all(map(proposal.applies, failing))
-    fresh = drawn(rank, 1000, dtype)[400:]
+    fresh = drawn(rank, MANY, dtype)[400:]
     wrongly = sum(proposal.applies(p) and not record.applies(p) for p in fresh)
     assert wrongly <= len(fresh) / 100
 

@@ -400,7 +400,12 @@ def test_no_process_is_left_behind(how: signal.Signals) -> None:
         "print(worker._zygote.pid, worker._child, flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # a job that a shell has put in the background ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with process:
         pids = [int(pid) for pid in process.stdout.readline().split()]

@@ -204,7 +204,7 @@ class Seen:
                 self._passing.append(problem)  # else zeros may have hidden what is wrong
             return
         self.asked_before_failure = self.asked_before_failure or self._asked
-        self._failing.setdefault(_manner(verdict), []).append(verdict.problem)
+        self._failing.setdefault(manner_of(verdict), []).append(verdict.problem)
 
     def region(self, verdict: Verdict) -> Proposal:
         """What the failures like `verdict` have in common, those that are left out set aside."""
@@ -234,7 +234,7 @@ class Seen:
         )
 
     def _defect(self, verdict: Verdict) -> _Defect:
-        manner = _manner(verdict)
+        manner = manner_of(verdict)
         like = self._failing.get(manner, [])
         failing = [problem for problem in like if not self.left_out(problem)]
         region = propose(failing or [verdict.problem], self._passing)
@@ -253,7 +253,7 @@ def _cell(problem: ConvProblem) -> str:
     return f"{problem.params.rank}-D {problem.dtype} "
 
 
-def _manner(verdict: Verdict) -> str:
+def manner_of(verdict: Verdict) -> str:
     """How an oracle failed, alike for alike failures: rank, dtype, kind, result or signal."""
     words = [name for name, right in verdict.results.items() if right is False]
     if not words:

@@ -40,7 +40,7 @@ class Count:
 
     `exact` of those that `agreed` had to be equal. `weak` are the problems in which hardly a fault
     could have shown, `ratio` is the largest error / bound, `bits` what is carried of the mantissa,
-    by dtype and result.
+    by dtype and result, `regions` how many problems were in each.
     """
 
     problems: int = 0
@@ -53,6 +53,7 @@ class Count:
     exact: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
     failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
     bits: dict[str, dict[str, int]] = field(default_factory=dict)
+    regions: dict[str, int] = field(default_factory=dict)
 
     def cell(self, result: str) -> str:
         """What the table says of one of dx, dw, db and y."""
@@ -102,6 +103,11 @@ class Tally:
         row = self.count(oracle).bits.setdefault(dtype, {})
         row[result] = min(bits, row.get(result, bits))
 
+    def add_region(self, oracle: str, region: str, problems: int = 1) -> None:
+        """Count a problem in a region."""
+        regions = self.count(oracle).regions
+        regions[region] = regions.get(region, 0) + problems
+
     def add_left_out(self, oracle: str) -> None:
         """Count one problem that the ledger keeps from `oracle`."""
         self.count(oracle).left_out += 1
@@ -144,6 +150,8 @@ class Tally:
                 count.agreed[result] += row["agreed"][result]
                 count.exact[result] += row["exact"][result]
                 count.failed[result] += row["failed"][result]
+            for region, problems in row["regions"].items():
+                self.add_region(oracle, region, problems)
             for dtype, of_results in row["bits"].items():
                 for result, bits in of_results.items():
                     self.add_bits(oracle, dtype, result, bits)

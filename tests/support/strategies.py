@@ -24,7 +24,7 @@ from oracles.protocol import Box, Domain, GroupKind
 from reference.problem import Array, ConvParams, ConvProblem, Size, output_size, same_padding
 from tests.support import fills
 
-Fill = Literal["small", "integers", "reals", "modest reals"]
+Fill = Literal["small", "wide", "integers", "reals", "modest reals"]
 
 # Most taps, dilation, stride, padding and further input cells of one axis, by rank: what a
 # framework's corner cases need, small enough for thousands of problems a minute.
@@ -35,9 +35,9 @@ _MAX_PADDING = {1: 9, 2: 6, 3: 3}
 _MAX_FURTHER_CELLS = {1: 12, 2: 6, 3: 3}
 _MAX_ELEMENTS = 4096
 # Channels of one group: mostly few, and now and then the counts around vector widths.
-_CHANNELS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
+CHANNELS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
 # Fewest input channels of each kind of groups.
-_FEWEST: dict[GroupKind, int] = {"one": 1, "depthwise": 2, "some": 4}
+FEWEST: dict[GroupKind, int] = {"one": 1, "depthwise": 2, "some": 4}
 # What a problem is like, as often as each is listed.
 _SHAPES = 6 * ("plain",) + ("pointwise", "long", "long pointwise", "tight", "tight pointwise")
 # Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an
@@ -61,9 +61,9 @@ def problems(
 ) -> SearchStrategy[ConvProblem]:
     """Problems of one rank and dtype that `domain` accepts, their data as `fill` says.
 
-    "small": integers from -4 to 4; "integers": those, or wide odd ones; both are exact in any order
-    of summation. "reals": numbers of all magnitudes, but for a domain that is not exact "modest"
-    ones: sums over a whole sample, as transforms have, do not overflow either.
+    "small": integers from -4 to 4; "wide": wide odd ones; "integers": of both; all are exact in any
+    order of summation. "reals": numbers of all magnitudes, but for a domain that is not exact
+    "modest" ones: sums over a whole sample, as transforms have, do not overflow either.
     """
     if fill == "reals" and not domain.exact:
         fill = "modest reals"
@@ -98,7 +98,7 @@ def problems_in_box(
     limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
     shape = draw(st.sampled_from(_SHAPES), label="shape")
     most_taps = 1 if "pointwise" in shape else _MAX_TAPS[rank]
-    most_cells = int((limit // min(_FEWEST[kind] for kind in box.groups)) ** (1 / rank))
+    most_cells = int((limit // min(FEWEST[kind] for kind in box.groups)) ** (1 / rank))
     if "long" in shape:
         most_further = most_cells
     else:
@@ -128,7 +128,7 @@ def filled(
     if fill in ("reals", "modest reals"):
         styles = fills.STYLES if fill == "reals" else fills.MODEST
         made = partial(fills.reals, style=draw(st.sampled_from(styles), label="style"))
-    elif fill == "integers" and draw(st.booleans(), label="wide"):
+    elif fill == "wide" or (fill == "integers" and draw(st.booleans(), label="wide")):
         wide = draw(st.sampled_from(fills.WIDE), label="of")
         share = draw(st.sampled_from(fills.SHARES), label="share")
         made = partial(fills.wide_integers, wide=wide, share=share)
@@ -200,22 +200,43 @@ def _channels(
     room = limit // max(cells, taps)  # for channels
     # A kind stays the same choice when there is more room, and each takes as many choices:
     # otherwise Hypothesis could not shrink the axes of an example, or make its kind a simpler one.
-    by_room = sorted(kinds, key=_FEWEST.__getitem__)
-    kind = draw(st.sampled_from([kind for kind in by_room if _FEWEST[kind] <= room]))
-    inputs = {"one": _between(1, room), "depthwise": [1], "some": _between(2, room // 2)}
+    by_room = sorted(kinds, key=FEWEST.__getitem__)
+    kind = draw(st.sampled_from([kind for kind in by_room if FEWEST[kind] <= room]))
+    return draw(groups_of(kind, room, limit // taps))
+
+
+@st.composite
+def groups_of(
+    draw: DrawFn,
+    kind: GroupKind,
+    room: int,
+    room_of_kernel: int,
+    channels: tuple[int, ...] = CHANNELS,
+    group_out: tuple[int, ...] = CHANNELS,
+) -> tuple[int, int, int]:
+    """Groups, and the input and output channels of each, of one kind; there must be room for it.
+
+    `room` is for all input channels, `room_of_kernel` for the input channels of a group times all
+    output channels. `channels` are the input channels of the kinds "one" and "depthwise".
+    """
+    inputs = {
+        "one": _between(channels, 1, room),
+        "depthwise": [1],
+        "some": _between(CHANNELS, 2, room // 2),
+    }
     group_in = draw(st.sampled_from(inputs[kind]))
     counts = {
         "one": [1],
-        "depthwise": _between(2, room),
+        "depthwise": _between(channels, 2, room),
         "some": range(2, min(room // group_in, 4) + 1),
     }
     groups = draw(st.sampled_from(counts[kind]))
-    group_out = draw(st.sampled_from(_between(1, limit // (taps * groups * group_in))))
-    return groups, group_in, group_out
+    most = room_of_kernel // (groups * group_in)
+    return groups, group_in, draw(st.sampled_from(_between(group_out, 1, most)))
 
 
-def _between(fewest: int, most: int) -> list[int]:
-    return [count for count in _CHANNELS if fewest <= count <= most]
+def _between(counts: tuple[int, ...], fewest: int, most: int) -> list[int]:
+    return [count for count in counts if fewest <= count <= most]
 
 
 def _batches(most: int, empty: bool) -> list[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hypothesis import reject, target
+from hypothesis import currently_in_test_context, event, reject, target
 
-from oracles import divergences
+from oracles import divergences, triage
 from oracles.compare import Disagreement, Verdict, judge
 from oracles.protocol import Evidence, NotStarted, OracleError, describe
 from oracles.registry import Entry, connect
@@ -21,7 +22,8 @@ from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
 from tests.support.fixed import probes
-from tests.support.proposals import Proposal, Seen
+from tests.support.proposals import Proposal, Seen, manner_of
+from tests.support.regions import regions_of
 from tests.support.regressions import (
     SEEN_ONCE,
     Kept,
@@ -36,6 +38,7 @@ from tests.support.scripts import standalone
 _MOST_FINDINGS = 30  # in one test that keeps going
 _EXPLORING = 10.0  # seconds
 _EXPLORED = 400  # random problems
+_REDUCING = 20.0  # seconds
 
 
 class FoundElsewhere(BaseException):
@@ -114,10 +117,13 @@ class Verification:
             )
         return self._connections[name]
 
-    def verify(self, oracle: Connection, problem: ConvProblem) -> Verdict | None:
+    def verify(
+        self, oracle: Connection, problem: ConvProblem, *, is_enough: bool = False
+    ) -> Verdict | None:
         """Hold `oracle` against the reference on `problem`.
 
-        Raises Disagreement. Returns None, and asks nobody, where the ledger knows the outcome.
+        Raises Disagreement. Returns None, and asks nobody, where the ledger knows the outcome. In
+        a search a weak problem does not count, unless it `is_enough`.
         """
         __tracebackhide__ = True
         if self.known(oracle.name, problem):
@@ -137,15 +143,54 @@ class Verification:
         verdict = judge(oracle, problem, witnesses)
         seen.add(problem, verdict)
         self.tally.add_verdict(verdict, time.perf_counter() - start)
+        self._count_regions(oracle.name, problem)
         evidence = verdict.shown_by
         if self._looking and (evidence.before or evidence.seen_at is not None):
             raise FoundElsewhere(verdict.failure())
         verdict.check()
         if is_weak(problem):
             self.tally.add_weak(oracle.name)
-            if self._looking:
+            if self._looking and not is_enough:
                 reject()  # to Hypothesis: it does not count
         return verdict
+
+    def _count_regions(self, oracle: str, problem: ConvProblem) -> None:
+        """For the tally, and for Hypothesis' statistics."""
+        for name in regions_of(problem):
+            self.tally.add_region(oracle, name)
+            if currently_in_test_context():
+                event(f"region: {name}")
+
+    def smaller(self, failure: Disagreement) -> Disagreement:
+        """`failure`, or one of the same manner on a problem that is smaller, of any region."""
+        __tracebackhide__ = True
+        verdict = failure.verdict
+        name, evidence = verdict.oracle, verdict.shown_by
+        if evidence.before or evidence.seen_at is not None:
+            return failure
+        oracle, manner = self.connection(name), manner_of(verdict)
+        deadline = time.monotonic() + _REDUCING
+        best = verdict
+
+        def shows(trial: list[ConvProblem]) -> bool:
+            nonlocal best
+            [problem] = trial
+            if time.monotonic() > deadline or self.known(name, problem):
+                return False
+            if not oracle.domain.accepts(problem):
+                return False
+            found = judge(oracle, problem)
+            if manner_of(found) != manner:
+                return False
+            best = found
+            return True
+
+        triage.reduce([verdict.problem], shows)
+        if best is verdict:
+            return failure
+        witnesses = [self.connection(n) for n in self._entries if n != name]
+        again = judge(oracle, best.problem, witnesses)
+        return again.failure() if manner_of(again) == manner else failure
 
     def drive(self, verdict: Verdict) -> None:
         """Have Hypothesis look for larger errors than those in `verdict`; remember the largest."""
@@ -251,11 +296,19 @@ class Verification:
         finally:
             self.calm()
 
-    def look(self, oracle: str, run: Callable[[int], None], count: int) -> None:
+    def look(
+        self,
+        oracle: str,
+        run: Callable[[int], None],
+        count: float,
+        explore: Callable[[int], None] | None = None,
+    ) -> None:
         """Have `run` verify `count` random problems of `oracle`; keep what is found.
 
-        `run` is given how many. To keep going is to run it again, for those that are left, without
-        what the failures have in common. Raises the failure found, an ExceptionGroup of several.
+        `run` is given how many; math.inf says that it knows itself when it has come to an end. To
+        keep going is to run it again, for those that are left, without what the failures have in
+        common; `explore`, or else `run`, asks random problems to find that out. Raises the failure
+        found, an ExceptionGroup of several.
         """
         __tracebackhide__ = True
         seen = self._seen_of(oracle)
@@ -265,7 +318,7 @@ class Verification:
             self._looking = True
             try:
                 with self.keeping():
-                    run(count)
+                    run(int(min(count, sys.maxsize)))
                 break
             except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
                 found = _leaves(error)
@@ -277,7 +330,7 @@ class Verification:
             if failures[-1].verdict.kind == NotStarted.kind:
                 break
             count -= seen.asked_before_failure
-            region = self._explore(oracle, run, failures[-1].verdict)
+            region = self._explore(oracle, explore or run, failures[-1].verdict)
             failures[-1].add_note(str(region))
             if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
                 break

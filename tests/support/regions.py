@@ -1,0 +1,109 @@
+"""Regions of the problem space, by name: where bugs of convolution gradients have lived.
+
+Each is a `Wish`: a predicate, and a way to draw problems that meet it. They come from some 170
+reports upstream. Left out are those that no single problem can be in: the same shapes called again
+with other parameters (a worker asks thousands of problems in a row), one thread or many, which
+gradients are wanted, and empty results, which do not exist here: a kernel that does not fit is an
+error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from oracles.protocol import GroupKind
+from reference.problem import ConvProblem
+from tests.support import layouts
+from tests.support.space import Axes, Mask, Wish
+
+
+def _even_same(a: Axes) -> Mask:
+    lo, hi = a.same
+    mask: Mask = (a.stride > 1) & (a.taps % 2 == 0) & (a.lo == lo) & (a.hi == hi) & (hi > 0)
+    return mask
+
+
+def _dead_low(a: Axes) -> Mask:
+    """The first window lies wholly in the low padding."""
+    return a.lo >= a.extent
+
+
+def _dead_high(a: Axes) -> Mask:
+    """The last window begins beyond the input."""
+    return (a.out - 1) * a.stride >= a.lo + a.cells
+
+
+def _dead_tap(a: Axes) -> Mask:
+    """The first tap of every window, or the last one, lies in the padding."""
+    return ((a.out - 1) * a.stride < a.lo) | (a.extent - 1 >= a.lo + a.cells)
+
+
+def _overhangs_both(a: Axes) -> Mask:
+    """The first window begins before the input and ends beyond it."""
+    return (a.lo > 0) & (a.extent - a.lo > a.cells)
+
+
+_ONE: tuple[GroupKind, ...] = ("one",)
+_DEPTHWISE: tuple[GroupKind, ...] = ("depthwise",)
+REGIONS: Mapping[str, Wish] = MappingProxyType(
+    {
+        "all axes different": Wish(is_distinct=True),
+        "input that no window reads": Wish(lambda a: a.rest > a.hi),
+        "stride > kernel": Wish(lambda a: (a.stride > a.taps) & (a.taps > 1)),
+        "stride > extent: holes in dX": Wish(lambda a: (a.stride > a.extent) & (a.out > 1)),
+        "low padding only": Wish(lambda a: (a.lo > 0) & (a.hi == 0)),
+        "high padding only": Wish(lambda a: (a.lo == 0) & (a.hi > 0)),
+        "more high than low padding": Wish(lambda a: (a.hi > a.lo) & (a.lo > 0)),
+        "SAME, even kernel, strided": Wish(_even_same),
+        "window in the low padding": Wish(_dead_low),
+        "window in the high padding": Wish(_dead_high),
+        "windows in both paddings": Wish(lambda a: _dead_low(a) & _dead_high(a)),
+        "tap in the padding only": Wish(_dead_tap),
+        "window over both ends": Wish(_overhangs_both),
+        "kernel wider than the input": Wish(lambda a: a.extent > a.cells),
+        "pointwise": Wish(lambda a: (a.taps == 1) & (a.stride == 1), lambda a: a.taps == 1),
+        "pointwise, strided": Wish(lambda a: (a.taps == 1) & (a.stride > 1), lambda a: a.taps == 1),
+        "pointwise, padded": Wish(
+            lambda a: (a.taps == 1) & (a.lo + a.hi > 0), lambda a: a.taps == 1
+        ),
+        "one tap on one axis only": Wish(lambda a: a.taps == 1, lambda a: a.taps > 1),
+        "one output on every axis": Wish(lambda a: a.out == 1, lambda a: a.out == 1),
+        "one output on one axis only": Wish(lambda a: a.out == 1, lambda a: a.out > 1),
+        "one input cell on an axis": Wish(lambda a: (a.cells == 1) & (a.taps > 1)),
+        "input narrower than the stride": Wish(lambda a: a.cells < a.stride),
+        "1 < stride < padding < kernel": Wish(
+            lambda a: (a.stride > 1) & (a.stride < a.lo) & (a.lo < a.taps)
+        ),
+        "dilation of one tap": Wish(lambda a: (a.dilation > 1) & (a.taps == 1)),
+        "dilation > input": Wish(lambda a: (a.dilation > a.cells) & (a.taps > 1)),
+        "stride and dilation": Wish(
+            lambda a: (a.stride > 1) & (a.dilation > 1) & (a.taps > 1) & (a.out > 1)
+        ),
+        "outputs beyond a multiple of 4": Wish(lambda a: (a.out > 4) & (a.out % 4 > 0)),
+        "outputs beyond a multiple of 8": Wish(lambda a: (a.out > 8) & (a.out % 8 > 0)),
+        "several groups, several channels": Wish(groups=("some",)),
+        "depthwise": Wish(groups=_DEPTHWISE, group_out=(1,)),
+        "depthwise, several filters": Wish(groups=_DEPTHWISE, group_out=(2, 3, 4)),
+        "one input channel": Wish(groups=_ONE, channels=(1,)),
+        "one output channel": Wish(groups=_ONE, group_out=(1,)),
+        "7 to 9 channels": Wish(groups=_ONE, channels=(7, 8, 9)),
+        "15 to 17 channels": Wish(groups=_ONE, channels=(15, 16, 17)),
+        "32 or 33 channels": Wish(groups=_ONE, channels=(32, 33)),
+        "15 to 17 filters": Wish(groups=_ONE, group_out=(15, 16, 17)),
+        "as many channels as filters as outputs": Wish(groups=_ONE, is_square=True),
+        "empty batch": Wish(batches=(0,)),
+        "odd batch": Wish(batches=(3,)),
+        "batch above 256": Wish(batches=(257, 260)),
+        "sums of a thousand terms": Wish(lambda a: a.out >= 4, batches=(257, 260)),
+        "bias": Wish(bias=True),
+        "no bias": Wish(bias=False),
+        **{f"memory: {name}": Wish(layout=name) for name in layouts.LAYOUTS},
+        f"memory: {layouts.EXPANDED}": Wish(batches=(2, 3), layout=layouts.EXPANDED),
+    }
+)
+
+
+def regions_of(problem: ConvProblem) -> list[str]:
+    """The names of the regions that `problem` is in."""
+    return [name for name, wish in REGIONS.items() if wish.holds(problem)]
