@@ -39,7 +39,7 @@ dx_only_first_subgemm dx_output_padding_zero_filled dx_pad_clamped_to_kernel dx_
 dx_pad_symmetrised dx_params_reversed_axes dx_shape_of_covered_input dx_stride_dilation_swapped
 dx_vector_tail_dropped dx_weight_oi_transposed dx_zero_weight_skipped grads_wrong_dtype
 gy_modified_in_place hang_on_small_channels sigfpe_on_zero
-""".split()
+"""
 
 OF_ANOTHER_FORM = {
     "db_batch_not_reduced",
@@ -89,6 +89,12 @@ def random_problems() -> list[ConvProblem]:
     return [found[place] for place in order]
 
 
+@lru_cache(maxsize=1)
+def problems_with_special_values() -> list[ConvProblem]:
+    """Problems with some NaN or Inf."""
+    return [p for rank in (1, 2) for p in drawn(special_problems(EVERYTHING, rank, "float32"), 100)]
+
+
 def counted(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -97,11 +103,11 @@ def counted(
     bias: bool = False,
     **params: int,
 ) -> ConvProblem:
-    """A problem of these shapes whose arrays hold 1, 2, 1, 2 and so on."""
+    """A problem of these shapes whose arrays hold 1, 2, 3, 1, 2, 3 and so on."""
     of = ConvParams.of(x_shape, w_shape, **params)
     dy_shape = (x_shape[0], *output_size(x_shape[1:-1], w_shape[:-2], of), w_shape[-1])
     shapes = (x_shape, w_shape, w_shape[-1:], dy_shape)
-    x, w, b, dy = (np.resize(np.array([1, 2], dtype), shape) for shape in shapes)
+    x, w, b, dy = (np.resize(np.array([1, 2, 3], dtype), shape) for shape in shapes)
     return ConvProblem(x, w, b if bias else None, dy, of)
 
 
@@ -126,8 +132,7 @@ def directed() -> dict[str, ConvProblem]:
 
 def test_every_reported_fault_is_planted_or_dropped() -> None:
     """None is forgotten; of those that are dropped, each says why."""
-    assert len(set(REPORTED)) == 60
-    assert set(REPORTED) <= set(MUTANTS) | set(DROPPED)
+    assert set(REPORTED.split()) <= set(MUTANTS) | set(DROPPED)
     assert not set(MUTANTS) & set(DROPPED)
     assert all(DROPPED.values())
     assert {name for name, reason in DROPPED.items() if "allowed" in reason} <= set(ALLOWED)
@@ -186,11 +191,7 @@ def test_it_is_wrong_on_special_values_only(name: str) -> None:
     accepted = [problem for problem in random_problems() if mutant.domain.accepts(problem)]
     for problem in accepted[:100]:
         judge(oracle, problem).check()
-    assert any(
-        differs_on(mutant, problem)
-        for rank in (1, 2)
-        for problem in drawn(special_problems(mutant.domain, rank, "float32"), 100)
-    )
+    assert any(differs_on(mutant, problem) for problem in problems_with_special_values())
 
 
 def differs_on(mutant: Mutant, problem: ConvProblem) -> bool:
@@ -216,7 +217,7 @@ def differs_on(mutant: Mutant, problem: ConvProblem) -> bool:
             "differs",
             [
                 counted((1, 4, 1), (2, 1, 1), stride=stride, padding=padding)
-                for stride, padding in ((1, 0), (2, 2))
+                for stride, padding in ((1, 0), (2, 1))
             ],
         ),
     ],
