@@ -104,7 +104,8 @@ def check_vjp(
 ) -> bool:
     """jax.test_util.check_vjp, which is what `check_grads` comes to, without JAX's tracing.
 
-    It is thirty times as fast. That shapes and dtypes fit is checked here as there.
+    It is thirty times as fast. What JAX sees to is seen to here: that a gradient has its input's
+    shape and dtype, and that arrays in a callback are read-only.
     """
     import jax
     from jax.test_util import check_vjp as check
@@ -113,7 +114,10 @@ def check_vjp(
 
     def vjp(*inputs: Array) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
         def pull_back(dy: Any) -> tuple[Array, ...]:
-            grads = tuple(backward(*inputs, np.asarray(dy)))
+            arrays = [np.array(array) for array in (*inputs, dy)]
+            for array in arrays:
+                array.flags.writeable = False
+            grads = tuple(backward(*arrays))
             for grad, array in zip(grads, inputs):
                 if (grad.shape, grad.dtype) != (array.shape, array.dtype):
                     raise TypeError(f"{grad.shape} {grad.dtype} for {array.shape} {array.dtype}")
