@@ -218,8 +218,8 @@ its own tests, not on ours: what somebody gets who hands a backward to that suit
 - PyTorch's cases are the sample inputs of conv1d, conv2d and conv3d. JAX's are those of its three
   tests of convolutions that have no dilated input, negative padding, groups of the batch or empty
   axis; all of them, where JAX's own run draws ten of each test. TensorFlow's are the gradient tests
-  of conv2d and conv3d that do not need a GPU. Arrays are contiguous,
-  channels last, and their data of the peer's kind, drawn once.
+  of conv2d and conv3d that do not need a GPU. Arrays are contiguous, channels last, and their data
+  of the peer's kind, drawn once.
 - ONNX has no gradients. The node tests of ConvTranspose give dX; they and those of Conv, with
   dy = y, are asked for dX, dW and y. What is right for dW is the reference, rounded once.
 - "by hand" are nine layers as most projects test them.
