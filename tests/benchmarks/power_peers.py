@@ -472,20 +472,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     threads = {key: value for key, value in ENVIRONMENT.items() if "THREADS" in key}
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", **threads}
-    found: dict[str, Any] = {"judges": {}, "mutants": {}}
-    if given.write is not None and given.write.exists():
-        found = json.loads(given.write.read_text())
-    found |= {"numpy": np.__version__, "python": platform.python_version()}
     for name in given.judge or JUDGES:
         judge = JUDGES[name]
         if peers.version(judge.distributions) is None:
             print(f"{name}: {' or '.join(judge.distributions)} is not installed")
             continue
-        found["judges"][name], cells = judged(judge, given.mutant or NAMES, given.limit)
-        for mutant, cell in cells.items():
-            found["mutants"].setdefault(mutant, {})[name] = cell
+        of_judge, cells = judged(judge, given.mutant or NAMES, given.limit)
         if given.write is not None:
-            write(given.write, text_of(found))
+            write(given.write, text_of(with_judge(given.write, name, of_judge, cells)))
+
+
+def with_judge(
+    path: Path, name: str, of_judge: Mapping[str, Any], cells: Mapping[str, Cell]
+) -> dict[str, Any]:
+    """What is in the file, if there is one, and what has been found of one judge."""
+    found = json.loads(path.read_text()) if path.exists() else {"judges": {}, "mutants": {}}
+    found |= {"numpy": np.__version__, "python": platform.python_version()}
+    found["judges"][name] = of_judge
+    for mutant, cell in cells.items():
+        found["mutants"].setdefault(mutant, {})[name] = cell
+    return dict(found)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tests.benchmarks.power_peers import (
     calibrate,
     is_right,
     text_of,
+    with_judge,
     write,
 )
 from tests.benchmarks.power_report import OURS, UNION, Report, svg
@@ -172,9 +173,12 @@ def found(**cells: Cell) -> dict[str, Any]:
 
 def test_the_file(tmp_path: Path) -> None:
     """A line for each mutant and judge, in order; nothing else is left in the directory."""
-    text = text_of(found(b={"caught": True}, a={"caught": False, "asked": 9}))
-    write(tmp_path / "power.json", text)
-    assert [*tmp_path.iterdir()] == [tmp_path / "power.json"]
+    path = tmp_path / "power.json"
+    write(path, text_of(found(b={"caught": True})))
+    of_judge = found()["judges"]["by hand"]
+    text = text_of(with_judge(path, "by hand", of_judge, {"a": {"caught": False, "asked": 9}}))
+    write(path, text)
+    assert [*tmp_path.iterdir()] == [path]
     assert json.loads(text)["mutants"]["a"]["by hand"]["asked"] == 9
     lines = [line for line in text.splitlines() if '"caught"' in line]
     assert lines == [
