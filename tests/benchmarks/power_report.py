@@ -16,7 +16,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.benchmarks.power_peers import COMMAND as PEERS_COMMAND
-from tests.benchmarks.power_peers import JUDGES, LIMIT, VAIN, write
+from tests.benchmarks.power_peers import DEAR, JUDGES, LIMIT, VAIN, write
 from tests.support.mutants import ALLOWED, MUTANTS
 
 COMMAND = "python -m tests.benchmarks.power_report"
@@ -132,7 +132,7 @@ class Report:
         ]
         unseen = [name for name in self.names if name not in self.caught(UNION)]
         parts = [
-            _LEGEND.format(count=len(self.names), limit=LIMIT, vain=VAIN),
+            _LEGEND.format(count=len(self.names), limit=LIMIT, vain=VAIN, dear=DEAR),
             f"Made by `{PEERS_COMMAND} --write docs/power_peers.json` with "
             f"{', '.join(versions)}, and `{COMMAND}`.",
             "![Share of mutants that each judge catches](power.svg)",
@@ -232,8 +232,9 @@ those three and the mutants that are allowed, the judge blames, and on how many 
 
 Each judge has {limit:g} seconds of computing for a mutant. Where that is too short for all cases,
 those come first whose own data the mutant answers wrongly, and the others get {vain:g} seconds;
-"not finished" counts the mutants that were missed when not all of the former had been run.
-"seconds" are for all cases with a right backward.
+"not finished" counts the mutants that were missed when not all of the former had been run. A case
+of more than {dear:g} seconds is asked about one right backward alone. "seconds" are for all cases
+with a right backward.
 
 The tries are not equal. Ours are random problems made for such faults, the others' cases are what
 their authors found worth a test of a right implementation; a mutant in a region that they do not
