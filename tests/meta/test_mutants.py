@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from oracles.compare import judge, reference_grads
@@ -20,7 +20,7 @@ from tests.support import layouts
 from tests.support.mutants import ALLOWED, DROPPED, MUTANTS, oracle_name
 from tests.support.mutants.fault import EVERYTHING, Mutant
 from tests.support.space import various
-from tests.support.strategies import special_problems
+from tests.support.strategies import Fill, special_problems
 
 REPORTED = """
 db_batch_not_reduced db_expanded_gy_counted_once db_keepdims db_last_partial_batch_dropped
@@ -51,16 +51,17 @@ OF_ANOTHER_FORM = {
 }
 ANSWERING = [name for name, m in MUTANTS.items() if not m.special and not m.needs_process]
 SPECIAL = [name for name, mutant in MUTANTS.items() if mutant.special]
+FILLS: tuple[tuple[bool, Fill], ...] = ((True, "integers"), (False, "reals"))
 CELLS = [(rank, dtype) for rank in (1, 2, 3) for dtype in DTYPES]
 
 
-def drawn(strategy: SearchStrategy[ConvProblem], count: int) -> list[ConvProblem]:
-    """The same `count` problems every time."""
+def drawn(strategy: SearchStrategy[ConvProblem], count: int, start: int) -> list[ConvProblem]:
+    """The same `count` problems every time, others for another `start`."""
     found = []
 
+    @seed(start)
     @settings(
         database=None,
-        derandomize=True,
         max_examples=count,
         deadline=None,
         phases=[Phase.generate],
@@ -77,12 +78,10 @@ def drawn(strategy: SearchStrategy[ConvProblem], count: int) -> list[ConvProblem
 @lru_cache(maxsize=1)
 def random_problems() -> list[ConvProblem]:
     """Problems of every rank and dtype, integers and reals, in every layout."""
-    found = []
+    found: list[ConvProblem] = []
     for rank, dtype in CELLS:
-        for exact in (True, False):
-            for problem in drawn(
-                various(EVERYTHING, rank, dtype, "integers" if exact else "reals"), 20
-            ):
+        for exact, fill in FILLS:
+            for problem in drawn(various(EVERYTHING, rank, dtype, fill), 20, len(found)):
                 layout = layouts.NAMES[len(found) % len(layouts.NAMES)]
                 found.append(layouts.laid_out(problem, layout, exact=exact))
     order = np.random.default_rng(0).permutation(len(found))
@@ -92,7 +91,11 @@ def random_problems() -> list[ConvProblem]:
 @lru_cache(maxsize=1)
 def problems_with_special_values() -> list[ConvProblem]:
     """Problems with some NaN or Inf."""
-    return [p for rank in (1, 2) for p in drawn(special_problems(EVERYTHING, rank, "float32"), 100)]
+    return [
+        p
+        for rank in (1, 2)
+        for p in drawn(special_problems(EVERYTHING, rank, "float32"), 100, rank)
+    ]
 
 
 def counted(

@@ -138,7 +138,7 @@ def dw_padding_reads_previous_row(problem: ConvProblem) -> Array:
 
 @DW.values("cTensor#3", "oneflow#255")
 def dw_divided_by_positions(problem: ConvProblem, right: ConvGrads) -> Array:
-    """DW is a mean over samples and outputs."""
+    """dW is a mean over samples and outputs."""
     return right.dw.astype(np.float64) / max(math.prod(problem.dy.shape[:-1]), 1)
 
 
@@ -299,7 +299,12 @@ def dw_samples_summed_in_narrow_type(problem: ConvProblem, right: ConvGrads) -> 
     return dw
 
 
-@DW.values("pytorch#153700", "tensorflow#7226", domain=HALF)
+@DW.values(
+    "pytorch#153700",
+    "tensorflow#7226",
+    domain=HALF,
+    needs="a sum that is finite though it has more than 65,504 on the way",
+)
 def dw_f16_intermediate_overflow(problem: ConvProblem, right: ConvGrads) -> Array:
     """The sum over samples goes through float16, and overflows where the whole would not."""
     ones = (replace(problem, x=x[None], dy=dy[None]) for x, dy in zip(problem.x, problem.dy))

@@ -29,7 +29,8 @@ class Mutant:
 
     gradients      the results that it spoils; () where there may be no answer at all
     upstream       the reports that it is modelled on
-    needs          why no small problem shows it; "" where one does
+    needs          what a problem must have to show it that keeps it from being small, or from being
+                   drawn; "" if nothing
     needs_process  whether it crashes, hangs, or answers by what it was asked before
     special        whether it is wrong on NaN and Inf alone
     """
