@@ -36,8 +36,8 @@ COMMAND = "python -m tests.benchmarks.power_peers"
 LIMIT = 20.0  # seconds of computing that a judge may take for one mutant, if no others are given
 VAIN = 0.5  # and for cases whose own data the mutant answers rightly, if the limit is too short
 DEAR = 1.0  # seconds beyond which a case is asked about no more than one that is right
-HANGS = 20.0  # seconds after which a case is said to hang, of a mutant that may
-STOPPED = 120.0  # and of others, which are then no more than slow
+HANGS = 30.0  # seconds after which a case is stopped
+SLOWER = 30.0  # times what a right oracle takes, in addition: the machine may be busy
 
 
 class RoundedOnce:
@@ -72,15 +72,15 @@ def functions(
 ) -> tuple[peers.Forward, peers.Backward, list[Array], Array]:
     """A forward and the oracle's backward, of the inputs that `case` looks at; these, and dy.
 
-    The forward is the right one, but of an oracle that spoils y it is its own. The gradients are in
-    C order: strides are no fault, but some frameworks refuse them.
+    The forward is the right one, but of an oracle that spoils y alone it is its own. The gradients
+    are in C order: strides are no fault, but some frameworks refuse them.
     """
     problem = _copy(case.problem)
     arrays = {name: getattr(problem, name) for name in ("x", "w", "b")}
 
     def forward(*inputs: Any) -> Array:
         x, w, b = (arrays | dict(zip(case.inputs, map(np.asarray, inputs)))).values()
-        if "y" not in getattr(oracle, "gradients", ()):
+        if getattr(oracle, "gradients", ()) != ("y",):
             return conv_forward(x, w, b, case.params)
         y = oracle.grads(ConvProblem(x, w, b, problem.dy, case.params)).y
         assert y is not None
@@ -387,9 +387,8 @@ class Apart:
         """
         start, case = time.monotonic(), ""
         self._connection.send(name)
-        may_hang = getattr(ORACLES[name], "needs_process", False)
-        how = "hangs" if may_hang else "too slow"
-        while self._connection.poll(HANGS if may_hang else STOPPED):
+        how = "hangs" if getattr(ORACLES[name], "needs_process", False) else "too slow"
+        while self._connection.poll(HANGS + SLOWER * self._seconds(case)):
             try:
                 message = self._connection.recv()
             except EOFError:
@@ -404,6 +403,11 @@ class Apart:
         self._start()
         seconds = round(time.monotonic() - start, 2)
         return {"caught": how != "too slow", "how": how, "case": case, "seconds": seconds}
+
+    def _seconds(self, case: str) -> float:
+        """What `case` takes a right oracle."""
+        calibration: Calibration = self.calibration or {}
+        return float(calibration.get(case, {"seconds": 0})["seconds"])
 
     def close(self) -> None:
         """End the process."""

@@ -213,7 +213,7 @@ modelled on reports about real frameworks. Every cell comes from running the jud
 its own tests, not on ours: what somebody gets who hands a backward to that suite.
 
 - `gradcheck` of PyTorch and `compute_gradient` of TensorFlow get the right forward and the mutant
-  as its backward, as an `autograd.Function` and a `custom_gradient`; a mutant of y is its own
+  as its backward, as an `autograd.Function` and a `custom_gradient`; a mutant of y alone is its own
   forward. `check_grads` of JAX comes down to `check_vjp`, which gets both as NumPy functions.
 - PyTorch's cases are the sample inputs of conv1d, conv2d and conv3d. JAX's are those of its three
   tests of convolutions that have no dilated input, negative padding, groups of the batch or empty
