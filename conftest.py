@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
         ledger=not config.getoption("--no-ledger"),
         keep_going=config.getoption("--keep-going"),
         baseline=_baseline(config),
+        seed=_seed(config),
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
@@ -145,6 +147,12 @@ def _baseline(config: pytest.Config) -> drift.Rows | None:
     except ValueError as error:
         raise pytest.UsageError(f"--baseline {error}") from None
     return None
+
+
+def _seed(config: pytest.Config) -> int:
+    """What classes of problems are mixed and drawn with: --hypothesis-seed, or always the same."""
+    asked = config.getoption("--hypothesis-seed")
+    return 0 if asked is None else random.Random(str(asked)).getrandbits(32)
 
 
 def _updates(config: pytest.Config) -> bool:
@@ -183,7 +191,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --replay, only what replays."""
+    """Kept counterexamples come first, then classes of problems; with --replay only the former."""
+    first = {"test_kept.py": 0, "test_coverage.py": 1}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
     if config.getoption("--replay"):
         others = [item for item in items if item.path.name != "test_kept.py"]
         items[:] = [item for item in items if item.path.name == "test_kept.py"]

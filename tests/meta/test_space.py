@@ -19,6 +19,7 @@ from tests.support import layouts
 from tests.support.coverage import (
     AXIS,
     Coverage,
+    Met,
     combinations_of,
     coverage_of,
     problems_of,
@@ -27,7 +28,7 @@ from tests.support.coverage import (
     words,
 )
 from tests.support.regions import REGIONS, regions_of
-from tests.support.space import axes_of, can_be, problems_like, table
+from tests.support.space import Facts, axes_of, can_be, problems_like, table
 from tests.support.strategies import Fill, problems
 
 ANY = Domain(Box(ranks=RANKS, dtypes=DTYPES))
@@ -78,7 +79,7 @@ def test_every_region_is_reached(data: DataObject, box: Box, name: str) -> None:
         fill = data.draw(st.sampled_from(FILLS))
         problem = data.draw(problems_like(REGIONS[name], domain, rank, dtype, fill))
         assert domain.refusal(problem) is None
-        assert REGIONS[name].holds(problem)
+        assert REGIONS[name].holds(Facts.of(problem))
         assert name in regions_of(problem)
 
 
@@ -127,7 +128,6 @@ def test_the_covering_array_is_complete(name: str) -> None:
     covered = set(triples(coverage.array).ravel().tolist())
     assert covered >= set(coverage.valid.tolist())
     assert len(coverage.array) < 300
-    assert all(len(row) for row in (coverage.of(*cell) for cell in domain.cells()))
 
 
 def test_what_can_meet() -> None:
@@ -156,7 +156,7 @@ def test_a_combination_is_drawn(name: str, data: DataObject) -> None:
     problem = data.draw(problems_of(domain, combination))
     like, fill = wish(combination)
     assert domain.refusal(problem) is None
-    assert like.holds(problem)
+    assert like.holds(Facts.of(problem))
     found = combinations_of(problem, fill)
     assert found is not None
     assert (found == combination).all(axis=1).any(), words(combination)
@@ -165,19 +165,22 @@ def test_a_combination_is_drawn(name: str, data: DataObject) -> None:
 def test_what_has_met_is_counted() -> None:
     """Nothing at first, all of a problem's triples after it, and all of them in the end."""
     coverage = Coverage(PLAIN)
-    assert coverage.met == 0
+    met = Met(coverage)
+    assert met.met == 0
 
     for number, combination in enumerate(coverage.array):
         problem, fill = (
             hypothesis.find(problems_of(PLAIN, combination), lambda _: True),
             wish(combination)[1],
         )
-        coverage.meet(problem, fill)
+        met.meet(problem, fill)
         if number == 0:
             found = combinations_of(problem, fill)
             assert found is not None
-            assert coverage.met == len(np.unique(triples(found)))
-    assert coverage.met == len(coverage.valid)
+            assert met.met == len(np.unique(triples(found)))
+            assert len(met.missing) == len(coverage.valid) - met.met
+    assert met.met == met.valid == len(coverage.valid)
+    assert not met.missing
 
 
 def test_levels_exclude_each_other() -> None:
@@ -194,7 +197,7 @@ def test_axes_of_a_problem() -> None:
     @given(problem=problems(ANY, 3, "float32"))
     def look(problem: ConvProblem) -> None:
         axes = axes_of(problem)
-        assert tuple(axes.out) == problem.dy.shape[1:-1]
-        assert tuple(axes.extent) == problem.extent
+        assert tuple(axis.out for axis in axes) == problem.dy.shape[1:-1]
+        assert tuple(axis.extent for axis in axes) == problem.extent
 
     look()

@@ -15,13 +15,12 @@ from types import MappingProxyType
 from oracles.protocol import GroupKind
 from reference.problem import ConvProblem
 from tests.support import layouts
-from tests.support.space import Axes, Mask, Wish
+from tests.support.space import Axes, Facts, Mask, Wish
 
 
 def _even_same(a: Axes) -> Mask:
     lo, hi = a.same
-    mask: Mask = (a.stride > 1) & (a.taps % 2 == 0) & (a.lo == lo) & (a.hi == hi) & (hi > 0)
-    return mask
+    return (a.stride > 1) & (a.taps % 2 == 0) & (a.lo == lo) & (a.hi == hi) & (hi > 0)
 
 
 def _dead_low(a: Axes) -> Mask:
@@ -106,4 +105,5 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
 
 def regions_of(problem: ConvProblem) -> list[str]:
     """The names of the regions that `problem` is in."""
-    return [name for name, wish in REGIONS.items() if wish.holds(problem)]
+    facts = Facts.of(problem)
+    return [name for name, wish in REGIONS.items() if wish.holds(facts)]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from hypothesis import strategies as st
@@ -35,13 +36,14 @@ _MOST_DISTINCT_CELLS = 7
 _LIMIT = 16_384  # elements of x and of w
 _BATCHES = (1, 2, 3)
 
-Column = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+# Arrays of int64 and of bool, or an int and a bool: a condition holds for columns or for one axis.
+Column: TypeAlias = Any
+Mask: TypeAlias = Any
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Some axes, a column for each number; the last three follow from the others."""
+    """Some axes, a column for each number, or one axis; the properties follow from the numbers."""
 
     taps: Column
     dilation: Column
@@ -69,7 +71,7 @@ class Axes:
     def same(self) -> tuple[Column, Column]:
         """The padding of TensorFlow's SAME."""
         total = (-(-self.cells // self.stride) - 1) * self.stride + self.extent - self.cells
-        total = np.maximum(total, 0)
+        total = total * (total > 0)
         return total // 2, total - total // 2
 
     def where(self, mask: Mask) -> Axes:
@@ -80,12 +82,18 @@ class Axes:
 Condition = Callable[[Axes], Mask]
 
 
-def axes_of(problem: ConvProblem) -> Axes:
+def axes_of(problem: ConvProblem) -> list[Axes]:
     """The axes of `problem`, in their order."""
     params = problem.params
     lo, hi = zip(*params.padding)
     columns = (problem.kernel, params.dilation, params.stride, lo, hi, problem.spatial)
-    return Axes(*map(np.array, columns))
+    return [Axes(*axis) for axis in zip(*columns)]
+
+
+def columns_of(axes: Sequence[Axes]) -> Axes:
+    """Single axes as columns."""
+    names = [field.name for field in fields(Axes)]
+    return Axes(*(np.array([getattr(axis, name) for axis in axes]) for name in names))
 
 
 @lru_cache(maxsize=1)
@@ -130,6 +138,41 @@ def allowed(axes: Axes, box: Box) -> Mask:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a problem is like, found out once for all wishes."""
+
+    axes: tuple[Axes, ...]
+    kind: GroupKind
+    batch: int
+    channels: int
+    group_out: int
+    filters: int
+    bias: bool
+    layout: str
+
+    @staticmethod
+    def of(problem: ConvProblem) -> Facts:
+        """Those of `problem`."""
+        filters = problem.w.shape[-1]
+        return Facts(
+            tuple(axes_of(problem)),
+            group_kind(problem),
+            problem.x.shape[0],
+            problem.x.shape[-1],
+            filters // problem.params.groups,
+            filters,
+            problem.b is not None,
+            layouts.name_of(problem),
+        )
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether no two axes have the same cells, taps, stride or low padding."""
+        columns = zip(*((a.cells, a.taps, a.stride, a.lo) for a in self.axes))
+        return all(len(set(column)) == len(column) for column in columns)
+
+
+@dataclass(frozen=True)
 class Wish:
     """What a problem shall be like; None for anything.
 
@@ -149,31 +192,31 @@ class Wish:
     is_square: bool = False
     is_distinct: bool = False
 
-    def holds(self, problem: ConvProblem) -> bool:
-        """Whether `problem` is like this."""
-        x, w, groups = problem.x, problem.w, problem.params.groups
-        kind, filters = group_kind(problem), w.shape[-1]
-        axes = axes_of(problem)
+    def holds(self, facts: Facts) -> bool:
+        """Whether a problem of which these are the facts is like this."""
         return (
-            kind in self.groups
-            and (self.group_out is None or filters // groups in self.group_out)
-            and (self.channels is None or (kind != "some" and x.shape[-1] in self.channels))
-            and (self.batches is None or x.shape[0] in self.batches)
-            and (self.bias is None or self.bias is (problem.b is not None))
-            and (self.layout is None or self.layout == layouts.name_of(problem))
-            and (not self.is_distinct or _is_distinct(axes))
-            and bool(self._axes_meeting(axes, x.shape[-1], filters).any())
+            facts.kind in self.groups
+            and (self.group_out is None or facts.group_out in self.group_out)
+            and (
+                self.channels is None or (facts.kind != "some" and facts.channels in self.channels)
+            )
+            and (self.batches is None or facts.batch in self.batches)
+            and (self.bias is None or self.bias is facts.bias)
+            and (self.layout is None or self.layout == facts.layout)
+            and (not self.is_distinct or facts.is_distinct)
+            and any(self._can_be_the_axis(place, facts) for place in range(len(facts.axes)))
         )
 
-    def _axes_meeting(self, axes: Axes, channels: int, filters: int) -> Mask:
-        """Which axes can be the one axis."""
-        mask = np.ones(len(axes.cells), bool) if self.axis is None else self.axis(axes)
-        if self.is_square:
-            mask = mask & (axes.out > 1) & (axes.out == channels) & (axes.out == filters)
-        if self.others is not None:
-            right = self.others(axes)
-            mask = mask & (right.sum() - right == len(right) - 1)
-        return mask
+    def _can_be_the_axis(self, place: int, facts: Facts) -> bool:
+        axis = facts.axes[place]
+        others = (*facts.axes[:place], *facts.axes[place + 1 :])
+        return bool(
+            (self.axis is None or self.axis(axis))
+            and (
+                not self.is_square or (axis.out > 1 and axis.out == facts.channels == facts.filters)
+            )
+            and (self.others is None or all(map(self.others, others)))
+        )
 
     def kinds(self, box: Box) -> list[GroupKind]:
         """The kinds of groups that both allow, those of the fewest channels first."""
@@ -203,42 +246,9 @@ class Wish:
         """The kinds of groups of which `box` has problems like this."""
         if not self.sizes(box) or (self.is_distinct and box.stride != "any"):
             return []
-        return [kind for kind in self.kinds(box) if len(self.rows(box, kind, rank))]
+        return [kind for kind in self.kinds(box) if len(rows_of(self, box, kind, rank))]
 
-    def rows(self, box: Box, kind: GroupKind, rank: int) -> NDArray[np.int64]:
-        """The rows of the table that the one axis can be, so that others have room beside it."""
-        axes = table()
-        mask = allowed(axes, box)
-        if self.must_show:
-            mask &= axes.cells > 1
-        if self.is_square:
-            mask &= axes.out > 1
-        if self.axis is not None:
-            mask &= self.axis(axes)
-        beside = allowed(axes, box)
-        if self.others is not None:
-            beside &= self.others(axes)
-        sizes = np.where(beside, np.maximum(axes.cells, axes.taps), _LIMIT)
-        least = np.full(len(mask), sizes.min())
-        if box.stride == "equal":
-            for stride in _STRIDES:
-                least[axes.stride == stride] = sizes[axes.stride == stride].min()
-        mask &= np.minimum(*self._room(axes, box, kind)) >= least ** (rank - 1)
-        return np.flatnonzero(mask)
-
-    def beside(self, box: Box, kind: GroupKind, one: int, rank: int) -> NDArray[np.int64]:
-        """The rows of the table that the other axes can be, each of them, beside the row `one`."""
-        axes = table()
-        cells, taps = (room[one] ** (1 / (rank - 1)) + 1e-9 for room in self._room(axes, box, kind))
-        mask = allowed(axes, box) & (axes.cells <= min(cells, _MOST_OTHER_CELLS))
-        mask &= axes.taps <= taps
-        if box.stride == "equal":
-            mask &= axes.stride == axes.stride[one]
-        if self.others is not None:
-            mask &= self.others(axes)
-        return np.flatnonzero(mask)
-
-    def _room(self, axes: Axes, box: Box, kind: GroupKind) -> tuple[Column, Column]:
+    def room(self, axes: Axes, box: Box, kind: GroupKind) -> tuple[Column, Column]:
         """How many times the cells, and the taps, of each axis x and w can hold."""
         limit = min(box.max_elements or _LIMIT, _LIMIT)
         batch = max(1, *self.sizes(box)[:1])
@@ -247,6 +257,54 @@ class Wish:
         if self.is_square:
             return limit // (axes.cells * of_x * axes.out), limit // (axes.taps * axes.out**2)
         return limit // (axes.cells * of_x), limit // (axes.taps * of_w)
+
+
+Rows: TypeAlias = NDArray[np.int32]
+"""Places in the table."""
+
+
+@lru_cache(maxsize=512)
+def rows_of(wish: Wish, box: Box, kind: GroupKind, rank: int) -> Rows:
+    """The rows of the table that the one axis can be, so that others have room beside it."""
+    axes = table()
+    mask = allowed(axes, box)
+    beside = mask.copy()
+    if wish.must_show:
+        mask &= axes.cells > 1
+    if wish.is_square:
+        mask &= axes.out > 1
+    if wish.axis is not None:
+        mask &= wish.axis(axes)
+    if wish.others is not None:
+        beside &= wish.others(axes)
+    sizes = np.where(beside, np.maximum(axes.cells, axes.taps), _LIMIT)
+    least = np.full(len(mask), sizes.min())
+    if box.stride == "equal":
+        for stride in _STRIDES:
+            least[axes.stride == stride] = sizes[axes.stride == stride].min()
+    mask &= np.minimum(*wish.room(axes, box, kind)) >= least ** (rank - 1)
+    return np.flatnonzero(mask).astype(np.int32)
+
+
+@lru_cache(maxsize=1)
+def _small() -> tuple[Rows, Axes]:
+    """Those that an axis without a condition can be."""
+    rows = np.flatnonzero(table().cells <= _MOST_OTHER_CELLS).astype(np.int32)
+    return rows, table().where(rows)
+
+
+def _beside(wish: Wish, box: Box, kind: GroupKind, one: int, rank: int) -> Rows:
+    """The rows of the table that the other axes can be, each of them, beside the row `one`."""
+    axis = Axes(*_row(table(), one))
+    cells, taps = (room ** (1 / (rank - 1)) + 1e-9 for room in wish.room(axis, box, kind))
+    rows, axes = _small()
+    mask = allowed(axes, box) & (axes.cells <= cells) & (axes.taps <= taps)
+    if box.stride == "equal":
+        mask &= axes.stride == axis.stride
+    if wish.others is not None:
+        mask &= wish.others(axes)
+    found: Rows = rows[mask]
+    return found
 
 
 def can_be(wish: Wish, domain: Domain, rank: int, dtype: str) -> bool:
@@ -297,19 +355,19 @@ def _spatial(
 ) -> list[tuple[int, ...]]:
     """Rows of the table, that of the one axis first."""
     every = table()
-    rows = wish.rows(box, kind, rank)
+    rows = rows_of(wish, box, kind, rank)
     if wish.is_distinct:
         return draw(_distinct(rows, rank))
     chosen = [int(rows[draw(st.integers(0, len(rows) - 1), label="axis")])]
     if rank > 1:
-        others = wish.beside(box, kind, chosen[0], rank)
+        others = _beside(wish, box, kind, chosen[0], rank)
         place = st.integers(0, len(others) - 1)
         chosen += [int(others[draw(place, label="other axis")]) for _ in range(rank - 1)]
     return [_row(every, number) for number in chosen]
 
 
 @st.composite
-def _distinct(draw: DrawFn, rows: NDArray[np.int64], rank: int) -> list[tuple[int, ...]]:
+def _distinct(draw: DrawFn, rows: Rows, rank: int) -> list[tuple[int, ...]]:
     """Rows of which no two have the same cells, taps, stride or low padding."""
     every = table()
     rows = rows[every.cells[rows] <= _MOST_DISTINCT_CELLS]
@@ -322,15 +380,9 @@ def _distinct(draw: DrawFn, rows: NDArray[np.int64], rank: int) -> list[tuple[in
     return chosen
 
 
-def _is_distinct(axes: Axes) -> bool:
-    columns = (axes.cells, axes.taps, axes.stride, axes.lo)
-    return all(len(set(column.tolist())) == len(column) for column in columns)
-
-
 def _square(wish: Wish, axes: Sequence[tuple[int, ...]]) -> int:
     """The outputs of the axis that has the most: as many there shall be channels and filters."""
-    columns = Axes(*map(np.array, zip(*axes)))
-    return int(columns.out.max())
+    return max(int(Axes(*axis).out) for axis in axes)
 
 
 def _row(axes: Axes, number: int) -> tuple[int, ...]:

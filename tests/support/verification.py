@@ -21,9 +21,11 @@ from reference.problem import ConvProblem
 from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
+from tests.support.classes import Class
+from tests.support.coverage import Met, coverage_of
 from tests.support.fixed import probes
 from tests.support.proposals import Proposal, Seen, manner_of
-from tests.support.regions import regions_of
+from tests.support.regions import REGIONS, regions_of
 from tests.support.regressions import (
     SEEN_ONCE,
     Kept,
@@ -34,6 +36,7 @@ from tests.support.regressions import (
 )
 from tests.support.reporting import Tally
 from tests.support.scripts import standalone
+from tests.support.space import can_be
 
 _MOST_FINDINGS = 30  # in one test that keeps going
 _EXPLORING = 10.0  # seconds
@@ -59,7 +62,7 @@ class Verification:
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
     is not asked is no success. Without `ledger` every oracle is asked for everything that it
     accepts; `keep_going` leaves out what has been found and looks for more. `baseline` is what the
-    oracles' exactness is held against.
+    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class Verification:
         ledger: bool = True,
         keep_going: bool = False,
         baseline: drift.Rows | None = None,
+        seed: int = 0,
     ) -> None:
         self.tally = tally
+        self.seed = seed
         self.recovered = [] if replay else self._recover(regressions)
         self.kept = list(replay) or kept_files(regressions)
         self.must_ask = bool(replay) and len(entries) == 1
@@ -92,6 +97,8 @@ class Verification:
         self._seen: dict[str, Seen] = {}
         self._looking = False
         self._worst: dict[tuple[str, str, str], Verdict] = {}
+        self._met: dict[str, Met] = {}
+        self._regions_left_out: set[tuple[str, str]] = set()
 
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
@@ -153,6 +160,40 @@ class Verification:
             if self._looking and not is_enough:
                 reject()  # to Hypothesis: it does not count
         return verdict
+
+    def verify_class(
+        self, oracle: Connection, of: Class, problem: ConvProblem, *, is_last: bool
+    ) -> bool:
+        """Hold `oracle` against the reference on a problem of a class, and count what it covers.
+
+        Raises Disagreement. Returns whether it was asked; if not, and this was the last try, the
+        class is left out.
+        """
+        __tracebackhide__ = True
+        if self.verify(oracle, problem, is_enough=is_last) is not None:
+            if of.combination is not None:
+                self.met(oracle).meet(problem, of.fill)
+            return True
+        if is_last and of.combination is not None:
+            self.met(oracle).leave_out(of.combination)
+        elif is_last:
+            self._regions_left_out.add((oracle.name, of.name))
+        return False
+
+    def met(self, oracle: Connection) -> Met:
+        """What of its covering array `oracle` has met."""
+        if oracle.name not in self._met:
+            self._met[oracle.name] = Met(coverage_of(oracle.domain))
+        return self._met[oracle.name]
+
+    def empty_regions(self, oracle: Connection) -> list[str]:
+        """The regions of its domain in which `oracle` was asked nothing, but for the ledger's."""
+        for name, wish in REGIONS.items():
+            if any(can_be(wish, oracle.domain, *cell) for cell in oracle.domain.cells()):
+                self.tally.add_region(oracle.name, name, 0)
+        asked = self.tally.count(oracle.name).regions
+        empty = (name for name, problems in asked.items() if not problems)
+        return [name for name in empty if (oracle.name, name) not in self._regions_left_out]
 
     def _count_regions(self, oracle: str, problem: ConvProblem) -> None:
         """For the tally, and for Hypothesis' statistics."""
@@ -435,6 +476,9 @@ class Verification:
                 self.tally.add_incident(incident, self._keep_incident(incident))
             connection.close()
         self._connections.clear()
+        for name, met in self._met.items():
+            self.tally.add_coverage(name, met.met, met.valid, len(met.missing))
+        self._met.clear()
         for (oracle, _, result), verdict in self._worst.items():
             with contextlib.suppress(OSError, ValueError):
                 save_worst(verdict, self.entry(oracle).version or "", result, self._regressions)
