@@ -14,10 +14,11 @@ from oracles.divergences import LEDGER, Divergence
 from oracles.protocol import Box, Domain
 from oracles.triage import neighbours
 from reference import ConvParams, ConvProblem
+from tests.support.classes import one_of_each, regions
 from tests.support.proposals import Seen, propose
-from tests.support.strategies import problems
+from tests.support.space import various
 
-MANY = 2500
+MANY = 1000
 
 
 @functools.cache
@@ -26,8 +27,16 @@ def drawn(rank: int, count: int, dtype: str = "float32") -> list[ConvProblem]:
     found: list[ConvProblem] = []
     domain = Domain(Box(ranks=(rank,), dtypes=(dtype,)))
     many = settings(max_examples=count, database=None, derandomize=True, phases=[Phase.generate])
-    many(given(problem=problems(domain, rank, dtype))(lambda problem: found.append(problem)))()
+    anything = various(domain, rank, dtype, "small")
+    many(given(problem=anything)(lambda problem: found.append(problem)))()
     return found
+
+
+@functools.cache
+def of_each_region(rank: int, dtype: str) -> list[ConvProblem]:
+    """Some problems of each region."""
+    domain = Domain(Box(ranks=(rank,), dtypes=(dtype,)))
+    return [p for seed in range(3) for p in one_of_each(regions(domain, seed), seed)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +67,7 @@ def test_records_of_the_ledger(record: Divergence) -> None:
     rank, dtype, first = next(
         (rank, dtype, problem)
         for rank, dtype in itertools.product((2, 3, 1), ("float32", "float64"))
-        for problem in drawn(rank, MANY, dtype)
+        for problem in (*drawn(rank, MANY, dtype), *of_each_region(rank, dtype))
         if record.applies(problem)
     )
     asked = [*neighbours(first), *drawn(rank, MANY, dtype)[:400]]

@@ -5,7 +5,7 @@ Of each class one problem is drawn that tells something. Nothing is left to luck
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,3 +94,11 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
             reject()
 
     draw()
+
+
+def one_of_each(classes: Iterable[Class], seed: int = 0) -> Iterator[ConvProblem]:
+    """A problem of each class, as it comes."""
+    for of in classes:
+        found: list[ConvProblem] = []
+        ask_one(of, lambda problem, _: found.append(problem) is None, seed)  # noqa: B023  # at once
+        yield found[0]

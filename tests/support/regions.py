@@ -69,6 +69,13 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "one tap on one axis only": Wish(lambda a: a.taps == 1, lambda a: a.taps > 1),
         "one output on every axis": Wish(lambda a: a.out == 1, lambda a: a.out == 1),
         "one output on one axis only": Wish(lambda a: a.out == 1, lambda a: a.out > 1),
+        "one channel, one output on a strided axis": Wish(
+            lambda a: (a.out == 1) & (a.stride > 1) & (a.taps > 1) & (a.dilation == 1),
+            lambda a: (a.out > 1) & (a.stride == 1),
+            groups=_ONE,
+            channels=(1,),
+            batches=(2, 3),
+        ),
         "one input cell on an axis": Wish(lambda a: (a.cells == 1) & (a.taps > 1)),
         "input narrower than the stride": Wish(lambda a: a.cells < a.stride),
         "1 < stride < padding < kernel": Wish(
@@ -94,6 +101,9 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "empty batch": Wish(batches=(0,)),
         "odd batch": Wish(batches=(3,)),
         "batch above 256": Wish(batches=(257, 260)),
+        "batch above 65,536": Wish(
+            lambda a: a.cells * a.taps == 1, lambda a: a.cells * a.taps == 1, batches=(65_537,)
+        ),
         "sums of a thousand terms": Wish(lambda a: a.out >= 4, batches=(257, 260)),
         "bias": Wish(bias=True),
         "no bias": Wish(bias=False),
