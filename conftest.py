@@ -75,6 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write how exact the oracles are to --baseline, by default tests/baseline.json",
     )
     group.addoption(
+        "--problems",
+        type=int,
+        metavar="N",
+        help="random problems per oracle, rank and dtype, instead of the profile's number",
+    )
+    group.addoption(
         "--time-limit",
         type=float,
         default=TIME_LIMIT,
@@ -101,6 +107,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--hypothesis-profile {profile}: must be dev, ci or nightly"
         ) from None
+    count = config.getoption("--problems")
+    if count is not None:
+        if count < 1:
+            raise pytest.UsageError(f"--problems {count}: must be at least 1")
+        hypothesis.settings.register_profile(
+            f"{profile} of {count}", hypothesis.settings.get_profile(profile), max_examples=count
+        )
+        hypothesis.settings.load_profile(f"{profile} of {count}")
     limit = config.getoption("--time-limit")
     if not 0 < limit <= 86_400:
         raise pytest.UsageError(f"--time-limit {limit}: must be above 0, and at most a day")

@@ -398,6 +398,16 @@ def test_workers_of_xdist_are_added_up() -> None:
         assert int(row[1]) - int(row[7]) == 150  # problems that are not weak
 
 
+def test_a_number_of_problems() -> None:
+    """`--problems` takes the place of the profile's number; none is not a number."""
+    arguments = ("--oracle", "tests.support.zoo:right", EXACT, "-k", "1d-float32")
+    row = rows(run_pytest(*arguments, "--problems=70")[1])["tests.support.zoo:right"]
+    assert int(row[1]) - int(row[7]) == 70
+    code, output = run_pytest(*arguments, "--problems=0")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "--problems 0: must be at least 1" in output
+
+
 def test_progress_on_a_terminal(tmp_path: Path) -> None:
     """On a terminal a line below pytest's own says what is slow; it is gone at the end."""
     name = "tests.support.zoo:slow_start"

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import types
@@ -188,6 +189,13 @@ def forks_a_child_that_stays(problem: ConvProblem) -> Any:
     if os.fork() == 0:
         time.sleep(600)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@Bad
+def leaves_a_daemon(problem: ConvProblem) -> Any:
+    """Is right, and leaves a process behind in a session of its own."""
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+    return reference_grads(problem)
 
 
 @Bad
