@@ -19,7 +19,12 @@ from oracles.protocol import group_kind
 from reference.problem import ConvProblem, same_padding
 
 _ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
-_ISA_WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+_ISA_WITHOUT = {  # what each limit does without, as flags begin
+    **dict.fromkeys(("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"), ("avx512", "amx")),
+    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), ("avx512_bf16", "avx512_fp16", "amx")),
+    "AVX512_CORE_BF16": ("avx512_fp16", "amx"),
+    "AVX512_CORE_FP16": ("amx",),
+}
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,7 @@ def find(
 def _is_used(flag: str, environment: Mapping[str, str]) -> bool:
     """Whether the processor has `flag`, and oneDNN has not been told to do without."""
     limit = environment.get(_ISA_LIMIT, os.environ.get(_ISA_LIMIT, "")).upper()
-    wide = flag.startswith(("avx512", "amx"))
-    return flag in cpu_flags() and not (wide and limit in _ISA_WITHOUT_AVX512)
+    return flag in cpu_flags() and not flag.startswith(_ISA_WITHOUT.get(limit, ()))
 
 
 @functools.cache
@@ -129,14 +133,12 @@ def _strided_1x1(p: ConvProblem, *, vector: int, outputs: int) -> bool:
 
 
 def _columns_in_padding(p: ConvProblem) -> bool:
-    """A bias, and no tap of any output reads input on the last axis, which is strided, dilated."""
+    """No tap of any output reads input on the last axis, which is strided and dilated."""
     stride, dilation, (lo, _) = p.params.stride[-1], p.params.dilation[-1], p.params.padding[-1]
     outputs, size = p.dy.shape[-2], p.x.shape[-2]
     cells = (o * stride + k * dilation - lo for o in range(outputs) for k in range(p.kernel[-1]))
     return (
-        p.dtype == "float32"
-        and p.b is not None
-        and stride > 1
+        stride > 1
         and dilation > 1
         and outputs > 1
         and all(low == high for low, high in p.params.padding)  # else F.pad comes first
@@ -206,11 +208,22 @@ LEDGER: tuple[Divergence, ...] = (
         id="pytorch-columns-in-padding",
         oracle="pytorch",
         versions="==2.13.*",
-        applies=_columns_in_padding,
+        applies=lambda p: p.dtype == "float32" and p.b is not None and _columns_in_padding(p),
         kind="crash",
         cause="oneDNN's brgemm calls a kernel that it has not made, in perform_outwork",
         upstream="https://github.com/pytorch/pytorch/issues/195394",
         script="pytorch_columns_in_padding.py",
+    ),
+    Divergence(
+        id="pytorch-columns-in-padding-float16",
+        oracle="pytorch",
+        versions="==2.13.*",
+        applies=lambda p: p.dtype == "float16" and _columns_in_padding(p),
+        kind="crash",
+        cause="oneDNN's brgemm calls a kernel that it has not made, in perform_outwork",
+        upstream="https://github.com/pytorch/pytorch/issues/195394",
+        script="pytorch_columns_in_padding_float16.py",
+        needs="avx512_fp16",
     ),
     Divergence(
         id="tensorflow-conv3d-same",
