@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
-import importlib.metadata
 import math
 import multiprocessing
 import os
@@ -21,8 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +28,7 @@ from oracles.registry import connect, find
 from oracles.worker import ENVIRONMENT
 from reference import ConvProblem, conv_backward, conv_forward
 from reference.problem import Array
+from tests.benchmarks import peers
 from tests.support import lossy, sizes
 from tests.support.reporting import Tally
 from tests.support.verification import Verification
@@ -123,12 +121,7 @@ class Peer:
     @property
     def version(self) -> str | None:
         """What is installed of it; None for nothing."""
-        for name in self.distributions:
-            try:
-                return f"{name} {importlib.metadata.version(name)}"
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return None
+        return peers.version(self.distributions)
 
     def layer(self, name: str, size: str) -> Layer:
         """What is given to it."""
@@ -191,89 +184,30 @@ def _two_digits(number: float) -> str:
 
 
 def torch_gradcheck(layer: Layer, *, fast: bool) -> list[bool]:
-    """torch.autograd.gradcheck of an autograd.Function.
-
-    Where the fast mode finds a fault, it goes on to the slow one, for its message: left out here.
-    """
-    import torch
-
-    module = importlib.import_module("torch.autograd.gradcheck")  # torch.autograd has the function
-
-    class Convolution(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Any, w: Any, b: Any) -> Any:
-            ctx.save_for_backward(x, w, b)
-            return torch.from_numpy(layer.forward(*(a.detach().numpy() for a in (x, w, b))))
-
-        @staticmethod
-        def backward(ctx: Any, dy: Any) -> Any:
-            arrays = (tensor.detach().numpy() for tensor in (*ctx.saved_tensors, dy))
-            return tuple(map(torch.from_numpy, layer.backward(*arrays)))
-
-    torch.manual_seed(SEED)
-    inputs = [torch.from_numpy(array).requires_grad_() for array in layer.arrays[:3]]
-    with mock.patch.object(module, "_run_slow_mode_and_get_error", return_value=""):
-        return [module.gradcheck(Convolution.apply, inputs, fast_mode=fast, raise_exception=False)]
+    """torch.autograd.gradcheck."""
+    return [peers.gradcheck(layer.forward, layer.backward, layer.arrays[:3], fast=fast, seed=SEED)]
 
 
 def torch_assert_close(layer: Layer) -> list[bool]:
     """torch.testing.assert_close of the gradients with the right ones, rounded to their dtype."""
-    import torch
-
     x, w, b, dy = layer.arrays
     higher = np.longdouble if layer.dtype == "float64" else np.float64
     right = conv_backward(*(array.astype(higher) for array in (x, w, dy)), sizes.PARAMS)
-    try:
-        for got, want in zip(layer.backward(x, w, b, dy), (right.dx, right.dw, right.db)):
-            rounded = torch.from_numpy(want.astype(layer.dtype))
-            torch.testing.assert_close(torch.from_numpy(got), rounded)
-    except AssertionError:
-        return [False]
-    return [True]
+    assert right.db is not None
+    rounded = [array.astype(layer.dtype) for array in (right.dx, right.dw, right.db)]
+    return [peers.assert_close(layer.backward(x, w, b, dy), rounded)]
 
 
 def jax_check_grads(layer: Layer) -> list[bool]:
-    """jax.test_util.check_grads of a custom_vjp, in reverse mode, which is all that it has."""
-    import jax
-    from jax.test_util import check_grads
-
-    jax.config.update("jax_enable_x64", layer.dtype == "float64")
+    """jax.test_util.check_grads."""
     *inputs, dy = layer.arrays
-    like_y = jax.ShapeDtypeStruct(dy.shape, dy.dtype)
-    like_inputs = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in inputs)
-
-    @jax.custom_vjp
-    def convolve(x: Any, w: Any, b: Any) -> Any:
-        return jax.pure_callback(layer.forward, like_y, x, w, b)
-
-    def backward(inputs: Any, dy: Any) -> Any:
-        return jax.pure_callback(layer.backward, like_inputs, *inputs, dy)
-
-    convolve.defvjp(lambda *inputs: (convolve(*inputs), inputs), backward)
-    try:
-        check_grads(convolve, inputs, order=1, modes=["rev"])
-    except AssertionError:
-        return [False]
-    return [True]
+    return [peers.check_grads(layer.forward, layer.backward, inputs, dy)]
 
 
 def tensorflow_compute_gradient(layer: Layer) -> list[bool]:
-    """tf.test.compute_gradient of a custom_gradient, held against two tolerances."""
-    import tensorflow as tf
-
+    """tf.test.compute_gradient, held against two tolerances."""
     *inputs, dy = layer.arrays
-
-    @tf.custom_gradient
-    def convolve(x: Any, w: Any, b: Any) -> Any:
-        y = tf.ensure_shape(tf.numpy_function(layer.forward, [x, w, b], layer.dtype), dy.shape)
-
-        def backward(dy: Any) -> Any:
-            grads = tf.numpy_function(layer.backward, [x, w, b, dy], [layer.dtype] * 3)
-            return [tf.ensure_shape(grad, array.shape) for grad, array in zip(grads, inputs)]
-
-        return y, backward
-
-    pairs = [*zip(*tf.test.compute_gradient(convolve, inputs))]
+    pairs = peers.compute_gradient(layer.forward, layer.backward, inputs, dy)
     # the tolerance is the peer's own, as its documentation has it: the peer is what is measured
     close = all(np.allclose(*pair, rtol=TF_TOLERANCE, atol=TF_TOLERANCE) for pair in pairs)
     return [close, max(float(np.abs(one - other).max()) for one, other in pairs) < TF_MAX_ERROR]
