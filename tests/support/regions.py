@@ -23,6 +23,11 @@ def _even_same(a: Axes) -> Mask:
     return (a.stride > 1) & (a.taps % 2 == 0) & (a.lo == lo) & (a.hi == hi) & (hi > 0)
 
 
+def _same(a: Axes) -> Mask:
+    lo, hi = a.same
+    return (a.dilation == 1) & (a.lo == lo) & (a.hi == hi)
+
+
 def _dead_low(a: Axes) -> Mask:
     """The first window lies wholly in the low padding."""
     return a.lo >= a.extent
@@ -55,6 +60,10 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "high padding only": Wish(lambda a: (a.lo == 0) & (a.hi > 0)),
         "more high than low padding": Wish(lambda a: (a.hi > a.lo) & (a.lo > 0)),
         "SAME, even kernel, strided": Wish(_even_same),
+        "SAME, input that no window reads": Wish(
+            lambda a: _same(a) & (a.stride > a.taps + a.rest) & (a.rest > 0),
+            lambda a: _same(a) & (a.hi > 0),
+        ),
         "window in the low padding": Wish(_dead_low),
         "window in the high padding": Wish(_dead_high),
         "windows in both paddings": Wish(lambda a: _dead_low(a) & _dead_high(a)),
