@@ -136,7 +136,7 @@ def test_missing_and_asked_for_is_an_error(
 
 def test_a_wrong_oracle_turns_the_run_red() -> None:
     """One line of verdict, a constructor that can be pasted, the table, exit code 1."""
-    name = "tests.support.mutants:group_offset"
+    name = "tests.support.mutants.dx:dx_group_offset"
     code, output = run_pytest("--oracle", name, "--oracle", "numerical", EXACT, "-k", "1d-float32")
     assert code == pytest.ExitCode.TESTS_FAILED
     verdict = re.search(rf"Disagreement: {name} {WRONG_DX} \(allowed 0; .*", output)
@@ -156,12 +156,12 @@ def test_a_wrong_oracle_turns_the_run_red() -> None:
 
 def test_a_failure_is_kept_and_replayed(tmp_path: Path) -> None:
     """The shrunk problem is in a file; it comes first in the next run, or alone."""
-    name = "tests.support.mutants:group_offset"
+    name = "tests.support.mutants.dx:dx_group_offset"
     options = (f"--regressions={tmp_path}", "--oracle", name, "--oracle", "numerical")
     code, output = run_pytest(*options, EXACT, "-k", "1d-float32")
     assert code == pytest.ExitCode.TESTS_FAILED
     [kept] = tmp_path.iterdir()
-    assert re.fullmatch(r"tests-support-mutants-group_offset-differs-\w{12}\.json", kept.name)
+    assert re.fullmatch(r"tests-support-mutants-dx-dx_group_offset-differs-\w{12}\.json", kept.name)
     assert f"kept; to see it again: pytest --oracle={name} --replay={kept}" in output
     assert re.match(f"{name} {WRONG_DX}", load(kept).message)
     for arguments in (["tests/verification/test_kept.py"], [f"--replay={kept}"]):
@@ -197,7 +197,7 @@ def test_replay_that_asks_nobody(
 def test_what_cannot_be_kept_is_still_said(tmp_path: Path) -> None:
     """A directory that cannot be written hides no verdict."""
     (tmp_path / "file").touch()
-    name = "tests.support.mutants:group_offset"
+    name = "tests.support.mutants.dx:dx_group_offset"
     directory = f"--regressions={tmp_path / 'file' / 'directory'}"
     code, output = run_pytest(directory, "--oracle", name, EXACT, "-k", "1d-float32")
     assert code == pytest.ExitCode.TESTS_FAILED
@@ -235,7 +235,7 @@ def test_a_script_that_cannot_be_written_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "doubt"), [("zoo:wrong_ever_after", True), ("mutants:db_without_the_batch", False)]
+    ("name", "doubt"), [("zoo:wrong_ever_after", True), ("mutants.db:db_first_sample_only", False)]
 )
 def test_what_is_right_in_a_new_process_is_said(name: str, doubt: bool, tmp_path: Path) -> None:
     """Differences are shrunk in one process, which the first may have spoilt."""

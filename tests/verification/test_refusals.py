@@ -83,7 +83,7 @@ def test_a_wrong_answer_is_no_refusal(
     texts: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An oracle that computes something else outside its domain is caught."""
-    name = "tests.support.mutants:group_offset"
+    name = "tests.support.mutants.dx:dx_group_offset"
     if texts is not None:
         monkeypatch.setitem(REFUSALS, name, texts)
     oracle = connect(find(name), in_process=True)
