@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from hypothesis import HealthCheck, Verbosity, given, reject, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings
 from hypothesis import seed as seeded
 from hypothesis.strategies import SearchStrategy
 
@@ -80,6 +80,8 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
 
     @settings(
         max_examples=1,
+        deadline=None,
+        phases=[Phase.generate],
         verbosity=Verbosity.quiet,
         database=None,
         suppress_health_check=[HealthCheck.filter_too_much],  # the first is all zeros, thus weak
@@ -98,7 +100,13 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
 
 def one_of_each(classes: Iterable[Class], seed: int = 0) -> Iterator[ConvProblem]:
     """A problem of each class, as it comes."""
+    found: list[ConvProblem] = []
+
+    def keep(problem: ConvProblem, is_last: bool) -> bool:
+        del is_last
+        found.append(problem)
+        return True
+
     for of in classes:
-        found: list[ConvProblem] = []
-        ask_one(of, lambda problem, _: found.append(problem) is None, seed)  # noqa: B023  # at once
-        yield found[0]
+        ask_one(of, keep, seed)
+        yield found.pop()

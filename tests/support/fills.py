@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # makes NumPy know bfloat16
 import numpy as np
 
 from reference.problem import Array, ConvParams, ConvProblem
