@@ -65,12 +65,11 @@ def stream(domain: Domain, seed: int, count: int, ask: Ask) -> None:
     for check, fill in RANDOM.items():
         for rank, dtype in domain.cells():
 
-            def one(problem: ConvProblem, check: str = check) -> None:
-                ask(check, problem, True)
+            def one(problem: ConvProblem) -> None:
+                ask(check, problem, True)  # noqa: B023  # called at once
 
-            seeded(f"{seed} {rank} {dtype}")(
-                many(given(problem=problems(domain, rank, dtype, fill))(one))
-            )()
+            anything = given(problem=problems(domain, rank, dtype, fill))
+            seeded(f"{seed} {rank} {dtype}")(many(anything(one)))()
 
 
 def _check(of: Class) -> str:
