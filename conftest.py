@@ -183,7 +183,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --replay, only what replays."""
+    """Of tests of a promise, only those of oracles that make it; with --replay, what replays."""
+    promised = [item for item in items if _is_promised(item)]
+    if len(promised) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in promised])
+        items[:] = promised
     if config.getoption("--replay"):
         others = [item for item in items if item.path.name != "test_kept.py"]
         items[:] = [item for item in items if item.path.name == "test_kept.py"]
@@ -192,6 +196,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 "--replay needs tests/verification/test_kept.py: give no other path"
             )
         config.hook.pytest_deselected(items=others)
+
+
+def _is_promised(item: pytest.Item) -> bool:
+    """Whether the oracle of `item` promises in its domain what the test is of, if it is of one."""
+    mark = item.get_closest_marker("promise")
+    if mark is None:
+        return True
+    name = item.callspec.params["oracle"]  # type: ignore[attr-defined]  # a pytest.Function
+    [domain] = {e.oracle.domain for e in item.config.stash[ENTRIES] if e.name == name}
+    return bool(getattr(domain, mark.args[0]))
 
 
 @pytest.fixture(scope="session")
