@@ -141,7 +141,10 @@ def _baseline(config: pytest.Config) -> drift.Rows | None:
     try:
         if config.getoption("--baseline") or update:
             rows = drift.load(path) if path.exists() or not update else {}
-            return None if update else rows
+            if update:
+                return None
+            drift.check_machine(path, rows)
+            return rows
     except ValueError as error:
         raise pytest.UsageError(f"--baseline {error}") from None
     return None

@@ -87,9 +87,21 @@ def _is_used(flag: str, environment: Mapping[str, str]) -> bool:
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The instruction sets of this processor, as Linux names them; none where it is not Linux."""
+    return frozenset(" ".join(_cpuinfo("flags", "Features")).split())
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """Who made this processor, as Linux names them: one word, "unknown" where it is not Linux."""
+    return next(iter(_cpuinfo("vendor_id", "CPU implementer")), "unknown")
+
+
+def _cpuinfo(*keys: str) -> list[str]:
+    """What Linux says under one of `keys`, of each processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return frozenset(" ".join(line for line in lines if line.startswith("flags")).split())
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for key, _, value in pairs if key.strip() in keys]
 
 
 @functools.cache
