@@ -179,7 +179,8 @@ def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
-_WITHOUT_ONEDNN = ("float16", "float64")  # TensorFlow's oneDNN kernels do not take these
+# TensorFlow's oneDNN kernels do not take these, but float16 on processors with AVX-512 FP16.
+_WITHOUT_ONEDNN = ("float16", "float64")
 _BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -267,6 +268,17 @@ LEDGER: tuple[Divergence, ...] = (
         cause="the oneDNN kernels return the input's shape for an empty batch",
         upstream="not found upstream",
         script="tensorflow_empty_batch_shape.py",
+    ),
+    Divergence(
+        id="tensorflow-empty-batch-shape-float16",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=lambda p: p.dtype == "float16" and p.x.shape[0] == 0,
+        kind="wrong",
+        cause="the oneDNN kernels return the input's shape for an empty batch",
+        upstream="not found upstream",
+        script="tensorflow_empty_batch_shape_float16.py",
+        needs="avx512_fp16",
     ),
     Divergence(
         id="tensorflow-depthwise-empty-batch",
