@@ -157,7 +157,10 @@ def _baseline(config: pytest.Config) -> drift.Rows | None:
     try:
         if config.getoption("--baseline") or update:
             rows = drift.load(path) if path.exists() or not update else {}
-            return None if update else rows
+            if update:
+                return None
+            drift.check_machine(path, rows)
+            return rows
     except ValueError as error:
         raise pytest.UsageError(f"--baseline {error}") from None
     return None
@@ -205,9 +208,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Kept counterexamples come first, then classes of problems; with --replay only the former."""
+    """Kept counterexamples come first, then classes of problems, then the others.
+
+    Of tests of a promise only those of oracles that make it; with --replay only what replays.
+    """
     first = {"test_kept.py": 0, "test_coverage.py": 1}
     items.sort(key=lambda item: first.get(item.path.name, len(first)))
+    promised = [item for item in items if _is_promised(item)]
+    if len(promised) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in promised])
+        items[:] = promised
     if config.getoption("--replay"):
         others = [item for item in items if item.path.name != "test_kept.py"]
         items[:] = [item for item in items if item.path.name == "test_kept.py"]
@@ -216,6 +226,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 "--replay needs tests/verification/test_kept.py: give no other path"
             )
         config.hook.pytest_deselected(items=others)
+
+
+def _is_promised(item: pytest.Item) -> bool:
+    """Whether the oracle of `item` promises in its domain what the test is of, if it is of one."""
+    mark = item.get_closest_marker("promise")
+    if mark is None:
+        return True
+    name = item.callspec.params["oracle"]  # type: ignore[attr-defined]  # a pytest.Function
+    [domain] = {e.oracle.domain for e in item.config.stash[ENTRIES] if e.name == name}
+    return bool(getattr(domain, mark.args[0]))
 
 
 @pytest.fixture(scope="session")

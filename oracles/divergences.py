@@ -87,9 +87,21 @@ def _is_used(flag: str, environment: Mapping[str, str]) -> bool:
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The instruction sets of this processor, as Linux names them; none where it is not Linux."""
+    return frozenset(" ".join(_cpuinfo("flags", "Features")).split())
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """Who made this processor, as Linux names them: one word, "unknown" where it is not Linux."""
+    return next(iter(_cpuinfo("vendor_id", "CPU implementer")), "unknown")
+
+
+def _cpuinfo(*keys: str) -> list[str]:
+    """What Linux says under one of `keys`, of each processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return frozenset(" ".join(line for line in lines if line.startswith("flags")).split())
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for key, _, value in pairs if key.strip() in keys]
 
 
 @functools.cache
@@ -167,7 +179,8 @@ def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
-_WITHOUT_ONEDNN = ("float16", "float64")  # TensorFlow's oneDNN kernels do not take these
+# TensorFlow's oneDNN kernels do not take these, but float16 on processors with AVX-512 FP16.
+_WITHOUT_ONEDNN = ("float16", "float64")
 _BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -255,6 +268,17 @@ LEDGER: tuple[Divergence, ...] = (
         cause="the oneDNN kernels return the input's shape for an empty batch",
         upstream="not found upstream",
         script="tensorflow_empty_batch_shape.py",
+    ),
+    Divergence(
+        id="tensorflow-empty-batch-shape-float16",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=lambda p: p.dtype == "float16" and p.x.shape[0] == 0,
+        kind="wrong",
+        cause="the oneDNN kernels return the input's shape for an empty batch",
+        upstream="not found upstream",
+        script="tensorflow_empty_batch_shape_float16.py",
+        needs="avx512_fp16",
     ),
     Divergence(
         id="tensorflow-depthwise-empty-batch",

@@ -105,12 +105,45 @@ def wrong_reference(problem: ConvProblem, **changes: object) -> ConvGrads:
     return replace(right_grads(problem), **changes)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["x", "w", "dy"])
-def test_without_an_exact_answer_the_reference_is_not_blamed(name: str) -> None:
-    """NaN and Inf have no rational value: the oracle's answer differs, and that is said."""
-    verdict = judge(named(zoo.right), one_tap(**{name: np.float32([[[np.nan]]])}))
-    assert verdict.kind == "differs"
-    assert verdict.message.startswith("mine ")
+def test_special_values_are_held_against_the_rule(name: str, value: float) -> None:
+    """Nothing is allowed but the very value; plain loops judge between oracle and reference."""
+    problem = one_tap(**{name: np.float32([[[value]]])})
+    assert judge(named(zoo.right), problem).kind == "agrees"
+    result = {"x": "dw", "w": "dx", "dy": "dx"}[name]
+    for wrong in (0, np.nan, np.inf, -np.inf):
+        if not np.array_equal(wrong, value, equal_nan=True):
+            spoilt = zoo.Bad(
+                lambda p, wrong=wrong: wrong_reference(p, **{result: np.full_like(p.x, wrong)})
+            )
+            assert judge(named(spoilt), problem).message.startswith(
+                f"mine {result}[0, 0, 0] = {wrong}, but should be {value} (allowed 0; 1 of 1 "
+                "elements differ; reference, exact agree) ["
+            )
+
+
+def test_what_no_special_value_reaches_is_as_always() -> None:
+    """Its bound is that of the finite numbers, which no NaN makes wider or does away with."""
+    x = np.float32([[[0.1], [np.inf]]])
+    one = np.float32([[[0.3]]])
+    problem = ConvProblem(x, one, None, np.float32([[[0.7], [0]]]), one_tap().params)
+    assert judge(named(zoo.right), problem).kind == "agrees"
+    factor = np.float32([[1.001], [1]])
+    off = zoo.Bad(lambda p: replace(right_grads(p), y=right_grads(p).y * factor))
+    message = judge(named(off), problem).message
+    assert message.startswith("mine y[0, 0, 0] = 0.03")
+    assert "(off by 3e-05, allowed 1.79e-09; 1 of 2 elements differ; reference, exact" in message
+    assert judge(named(off), replace(problem, x=np.float32([[[0], [1]]]))).kind == "agrees"
+
+
+def test_a_reference_that_breaks_the_rule_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would be for a wrong number."""
+    monkeypatch.setattr(compare, "reference_grads", zoo.swallows_nan.grads)
+    problem = one_tap(dy=np.float32([[[np.nan]]]))
+    message = judge(named(zoo.plain_loops), problem).message
+    assert message.startswith("reference dw[0, 0, 0] = 0, but should be nan (allowed 0; ")
+    assert "; mine, exact agree) [" in message
 
 
 def test_a_missing_db_is_malformed() -> None:

@@ -73,9 +73,11 @@ def problems(
 
 
 @st.composite
-def special_problems(draw: DrawFn, domain: Domain, rank: int, dtype: str) -> ConvProblem:
+def special_problems(
+    draw: DrawFn, domain: Domain, rank: int, dtype: str, fill: Fill = "small"
+) -> ConvProblem:
     """The same with one to three NaN, Inf or -Inf in x, w or dy."""
-    problem = draw(problems(domain, rank, dtype))
+    problem = draw(problems(domain, rank, dtype, fill))
     arrays = {name: getattr(problem, name).copy() for name in ("x", "w", "dy")}
     places = st.sampled_from([name for name, array in arrays.items() if array.size])
     for _ in range(draw(st.integers(1, 3), label="special values")):
