@@ -19,7 +19,11 @@ from oracles.protocol import group_kind
 from reference.problem import ConvProblem, same_padding
 
 _ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
-_ISA_WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+_ISAS = (  # oneDNN's names, each with all that those before it have
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
+    *("AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16"),
+)
+_ISAS_WITHOUT = {"avx512f": _ISAS[:5], "avx512_bf16": _ISAS[:7], "avx512_fp16": _ISAS}
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ def find(
 def _is_used(flag: str, environment: Mapping[str, str]) -> bool:
     """Whether the processor has `flag`, and oneDNN has not been told to do without."""
     limit = environment.get(_ISA_LIMIT, os.environ.get(_ISA_LIMIT, "")).upper()
-    wide = flag.startswith(("avx512", "amx"))
-    return flag in cpu_flags() and not (wide and limit in _ISA_WITHOUT_AVX512)
+    return flag in cpu_flags() and limit not in _ISAS_WITHOUT.get(flag, ())
 
 
 @functools.cache
@@ -129,14 +132,12 @@ def _strided_1x1(p: ConvProblem, *, vector: int, outputs: int) -> bool:
 
 
 def _columns_in_padding(p: ConvProblem) -> bool:
-    """A bias, and no tap of any output reads input on the last axis, which is strided, dilated."""
+    """No tap of any output reads input on the last axis, which is strided and dilated."""
     stride, dilation, (lo, _) = p.params.stride[-1], p.params.dilation[-1], p.params.padding[-1]
     outputs, size = p.dy.shape[-2], p.x.shape[-2]
     cells = (o * stride + k * dilation - lo for o in range(outputs) for k in range(p.kernel[-1]))
     return (
-        p.dtype == "float32"
-        and p.b is not None
-        and stride > 1
+        stride > 1
         and dilation > 1
         and outputs > 1
         and all(low == high for low, high in p.params.padding)  # else F.pad comes first
@@ -157,15 +158,32 @@ def _conv3d_same_tail(p: ConvProblem) -> bool:
     )
 
 
-def _empty_float32(p: ConvProblem) -> bool:
-    return p.dtype == "float32" and p.x.shape[0] == 0
+def _kernel_column(p: ConvProblem) -> bool:
+    """Two taps or more, in one column, for one output column; a last vector of channels not full.
+
+    Dilated columns are computed apart from one another.
+    """
+    return (
+        p.dtype == "float16"
+        and p.x.shape[0] > 0
+        and p.kernel[-1] == 1 < math.prod(p.kernel)
+        and p.dy.shape[-2] <= p.params.dilation[-1]
+        and p.params.groups == 1
+        and p.x.shape[-1] > 32
+        and p.x.shape[-1] % 16 > 0
+    )
+
+
+def _empty(p: ConvProblem, dtype: str) -> bool:
+    return p.dtype == dtype and p.x.shape[0] == 0
 
 
 def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
-_WITHOUT_ONEDNN = ("float16", "float64")  # TensorFlow's oneDNN kernels do not take these
+# TensorFlow's oneDNN kernels do not take these, but for float16 with AVX512-FP16
+_WITHOUT_ONEDNN = ("float16", "float64")
 _BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -206,11 +224,22 @@ LEDGER: tuple[Divergence, ...] = (
         id="pytorch-columns-in-padding",
         oracle="pytorch",
         versions="==2.13.*",
-        applies=_columns_in_padding,
+        applies=lambda p: p.dtype == "float32" and p.b is not None and _columns_in_padding(p),
         kind="crash",
         cause="oneDNN's brgemm calls a kernel that it has not made, in perform_outwork",
         upstream="https://github.com/pytorch/pytorch/issues/195394",
         script="pytorch_columns_in_padding.py",
+    ),
+    Divergence(
+        id="pytorch-columns-in-padding-float16",
+        oracle="pytorch",
+        versions="==2.13.*",
+        applies=lambda p: p.dtype == "float16" and p.x.shape[0] > 0 and _columns_in_padding(p),
+        kind="crash",
+        cause="the same, without a bias too",
+        upstream="https://github.com/pytorch/pytorch/issues/195394",
+        script="pytorch_columns_in_padding_float16.py",
+        needs="avx512_fp16",
     ),
     Divergence(
         id="tensorflow-conv3d-same",
@@ -233,15 +262,30 @@ LEDGER: tuple[Divergence, ...] = (
         upstream="not found upstream",
         script="tensorflow_conv3d_float64_same.py",
     ),
+    *(
+        Divergence(
+            id=f"tensorflow-empty-batch-shape{suffix}",
+            oracle="tensorflow",
+            versions="==2.21.*",
+            applies=functools.partial(_empty, dtype=dtype),
+            kind="wrong",
+            cause="the oneDNN kernels return the input's shape for an empty batch",
+            upstream="not found upstream",
+            script="tensorflow_empty_batch_shape.py",
+            needs=needs,
+        )
+        for suffix, dtype, needs in (("", "float32", ""), ("-float16", "float16", "avx512_fp16"))
+    ),
     Divergence(
-        id="tensorflow-empty-batch-shape",
+        id="tensorflow-float16-kernel-column",
         oracle="tensorflow",
         versions="==2.21.*",
-        applies=_empty_float32,
-        kind="wrong",
-        cause="the oneDNN kernels return the input's shape for an empty batch",
+        applies=_kernel_column,
+        kind="NaN",
+        cause="oneDNN's brg_conv_fwd multiplies memory that it has not written by zero",
         upstream="not found upstream",
-        script="tensorflow_empty_batch_shape.py",
+        script="tensorflow_float16_kernel_column.py",
+        needs="avx512_fp16",
     ),
     Divergence(
         id="tensorflow-depthwise-empty-batch",

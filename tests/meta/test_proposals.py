@@ -57,7 +57,7 @@ def test_records_of_the_ledger(record: Divergence) -> None:
     """From one problem of a record, and what its neighbours do, most of the predicate is found."""
     rank, dtype, first = next(
         (rank, dtype, problem)
-        for rank, dtype in itertools.product((2, 3, 1), ("float32", "float64"))
+        for rank, dtype in itertools.product((2, 3, 1), ("float32", "float64", "float16"))
         for problem in drawn(rank, MANY, dtype)
         if record.applies(problem)
     )
