@@ -233,10 +233,11 @@ LEDGER: tuple[Divergence, ...] = (
     Divergence(
         id="pytorch-columns-in-padding-float16",
         oracle="pytorch",
+        variants=("", "contiguous"),
         versions="==2.13.*",
         applies=lambda p: p.dtype == "float16" and p.x.shape[0] > 0 and _columns_in_padding(p),
         kind="crash",
-        cause="the same, without a bias too",
+        cause="the same, without a bias and in channels-first memory too",
         upstream="https://github.com/pytorch/pytorch/issues/195394",
         script="pytorch_columns_in_padding_float16.py",
         needs="avx512_fp16",
