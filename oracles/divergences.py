@@ -171,15 +171,31 @@ def _conv3d_same_tail(p: ConvProblem) -> bool:
     )
 
 
-def _empty_float32(p: ConvProblem) -> bool:
-    return p.dtype == "float32" and p.x.shape[0] == 0
+def _kernel_column(p: ConvProblem) -> bool:
+    """Two taps or more, in one column, for one output column; a last vector of channels not full.
+
+    Dilated columns are computed apart from one another.
+    """
+    return (
+        p.dtype == "float16"
+        and p.x.shape[0] > 0
+        and p.kernel[-1] == 1 < math.prod(p.kernel)
+        and p.dy.shape[-2] <= p.params.dilation[-1]
+        and p.params.groups == 1
+        and p.x.shape[-1] > 32
+        and p.x.shape[-1] % 16 > 0
+    )
+
+
+def _empty(p: ConvProblem, dtype: str) -> bool:
+    return p.dtype == dtype and p.x.shape[0] == 0
 
 
 def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
-# TensorFlow's oneDNN kernels do not take these, but float16 on processors with AVX-512 FP16.
+# TensorFlow's oneDNN kernels do not take these, but for float16 with AVX512-FP16
 _WITHOUT_ONEDNN = ("float16", "float64")
 _BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
 
@@ -230,10 +246,11 @@ LEDGER: tuple[Divergence, ...] = (
     Divergence(
         id="pytorch-columns-in-padding-float16",
         oracle="pytorch",
+        variants=("", "contiguous"),
         versions="==2.13.*",
-        applies=lambda p: p.dtype == "float16" and _columns_in_padding(p),
+        applies=lambda p: p.dtype == "float16" and p.x.shape[0] > 0 and _columns_in_padding(p),
         kind="crash",
-        cause="oneDNN's brgemm calls a kernel that it has not made, in perform_outwork",
+        cause="the same, without a bias and in channels-first memory too",
         upstream="https://github.com/pytorch/pytorch/issues/195394",
         script="pytorch_columns_in_padding_float16.py",
         needs="avx512_fp16",
@@ -259,25 +276,29 @@ LEDGER: tuple[Divergence, ...] = (
         upstream="not found upstream",
         script="tensorflow_conv3d_float64_same.py",
     ),
-    Divergence(
-        id="tensorflow-empty-batch-shape",
-        oracle="tensorflow",
-        versions="==2.21.*",
-        applies=_empty_float32,
-        kind="wrong",
-        cause="the oneDNN kernels return the input's shape for an empty batch",
-        upstream="not found upstream",
-        script="tensorflow_empty_batch_shape.py",
+    *(
+        Divergence(
+            id=f"tensorflow-empty-batch-shape{suffix}",
+            oracle="tensorflow",
+            versions="==2.21.*",
+            applies=functools.partial(_empty, dtype=dtype),
+            kind="wrong",
+            cause="the oneDNN kernels return the input's shape for an empty batch",
+            upstream="not found upstream",
+            script=f"tensorflow_empty_batch_shape{suffix.replace('-', '_')}.py",
+            needs=needs,
+        )
+        for suffix, dtype, needs in (("", "float32", ""), ("-float16", "float16", "avx512_fp16"))
     ),
     Divergence(
-        id="tensorflow-empty-batch-shape-float16",
+        id="tensorflow-float16-kernel-column",
         oracle="tensorflow",
         versions="==2.21.*",
-        applies=lambda p: p.dtype == "float16" and p.x.shape[0] == 0,
-        kind="wrong",
-        cause="the oneDNN kernels return the input's shape for an empty batch",
+        applies=_kernel_column,
+        kind="NaN",
+        cause="oneDNN's brg_conv_fwd multiplies memory that it has not written by zero",
         upstream="not found upstream",
-        script="tensorflow_empty_batch_shape_float16.py",
+        script="tensorflow_float16_kernel_column.py",
         needs="avx512_fp16",
     ),
     Divergence(

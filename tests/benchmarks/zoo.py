@@ -41,6 +41,7 @@ FAULTS = {
     "crashes 50 problems later": "crashes_50_problems_later",
     "answers the problem before": "answers_the_problem_before",
     "half a message": "sends_half_a_message",
+    "an answer without end": "trickles",
 }
 HANG_LIMIT = 5.0  # seconds, twice, for what never answers
 
@@ -56,7 +57,7 @@ def main(names: list[str]) -> None:
 
 def observe(name: str, asked: list[ConvProblem]) -> str:
     """At which problem the fault was named, after how many seconds, in what words."""
-    limit = HANG_LIMIT if name == "hangs" else TIME_LIMIT
+    limit = HANG_LIMIT if name in ("hangs", "trickles") else TIME_LIMIT
     bad = connect(find(f"tests.support.zoo:{name}"), time_limit=limit)
     other = connect(find("tests.support.zoo:plain_loops"))
     count, seconds, words, stands = 0, 0.0, "", True

@@ -1,7 +1,7 @@
-"""torch conv2d, float16, channels-last, no bias: SIGSEGV where all columns lie in the padding.
+"""torch conv2d, float16, any memory format, no bias: SIGSEGV, all columns lie in the padding.
 
-PyTorch 2.13.0 (oneDNN, avx512_fp16): as pytorch_columns_in_padding.py, but without the bias that
-float32 needs. Ranks 1 to 3. Expected: y = 0.
+PyTorch 2.13.0 (oneDNN, AVX512-FP16; gone with ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16): as
+pytorch_columns_in_padding.py, but without the bias that float32 needs. Expected: y = 0.
 """
 
 import sys

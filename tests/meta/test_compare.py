@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oracles import compare
 from oracles.compare import first, judge
@@ -194,6 +198,7 @@ def answer(arrays: object, body: bytes = b"") -> bytes:
     [
         (b"\xff" * 64, "bytes, of at most"),
         (b"\0\0\0\4" + b"\0" * 8 + b"oops", "a header that is not JSON"),
+        (struct.pack(">IQ", 100_000, 0) + b"[" * 100_000, "a header that is not JSON"),
         (frame([1]), "a header that is a list"),  # type: ignore[arg-type]
         (frame({"status": "answered"}), "arrays that cannot be read"),
         (answer([["dx", "|O8", [1]]], b"\0" * 8), "dx has dtype '|O8'"),
@@ -202,6 +207,7 @@ def answer(arrays: object, body: bytes = b"") -> bytes:
         (answer([["dx", "<f4", "ab"]]), "arrays that cannot be read"),
         (answer([["dx", "<f4", [1]]], b"\0" * 4), r"the arrays ['dx'], not with dx, dw, db, y"),
         (answer([["dx", "<f4", [1]], ["dw", "<f4", [1]]], b"\0" * 9), "9 bytes where its arrays"),
+        (answer([["dx", "<f4", [0]], [1, "<f4", [0]]]), "the arrays ['1', 'dx'], not with"),
         (answer([["dx", "<f4", [0]], ["dw", "<f4", [0]], ["e", "<f4", [0]]]), "the arrays ['dw'"),
     ],
 )
@@ -212,6 +218,21 @@ def test_garbage_is_malformed(data: bytes, words: str) -> None:
     with pytest.raises(Malformed) as caught:
         decode_grads(*inbox.message())
     assert words in str(caught.value)
+
+
+_NAMES = st.sampled_from(["dx", "dw", "e", 1, None, ["dx"]])
+_DTYPES = st.sampled_from(["<f4", "<f8", "bfloat16", "O", "<f3", "<c9", "<M8", 4, None, ["<f4"]])
+_SIZES = st.sampled_from([0, 1, 2, -1, 10**30, 2**63, 0.5, True, "2", None, [1]])
+_ARRAYS = st.tuples(_NAMES, _DTYPES, st.lists(_SIZES, max_size=3)) | st.tuples(_NAMES)
+
+
+@given(arrays=st.lists(_ARRAYS, max_size=3), body=st.binary(max_size=40))
+def test_any_answer_is_read_or_malformed(arrays: object, body: bytes) -> None:
+    """Names, dtypes and shapes that are none, too many bytes or too few."""
+    inbox = Inbox(limit=1 << 20)
+    inbox.feed(answer(arrays, body))
+    with contextlib.suppress(Malformed):
+        assert isinstance(decode_grads(*inbox.message()), ConvGrads)
 
 
 def test_half_a_message_is_none() -> None:

@@ -43,6 +43,7 @@ VERDICTS = {
     "raises": ("raises", r"raises NotImplementedError: no kernel for this \["),
     "calls_sys_exit": ("raises", "raises SystemExit: enough"),
     "hangs": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
+    "trickles": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
     "eats_memory": ("raises", "MemoryError: Unable to allocate 256. MiB"),
     "forks_a_child_that_stays": ("crashes", "crashes with SIGKILL, again"),
     "answers_a_list": ("malformed", "answers with dx a list, not a NumPy array"),
@@ -86,7 +87,7 @@ def start() -> Iterator[object]:
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdict(name: str, start) -> None:
     """The fault is named, by oracle and problem; a right oracle that chatters is right."""
-    worker = start(name, time_limit=0.5 if name == "hangs" else 20)
+    worker = start(name, time_limit=0.5 if VERDICTS[name][0] == "hangs" else 20)
     verdict = judge(worker, PROBLEM)
     if name in SHOWN_LATER:
         assert verdict.kind == "agrees"

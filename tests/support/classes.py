@@ -6,7 +6,9 @@ Of each class one problem is drawn that tells something. Nothing is left to luck
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings
@@ -17,20 +19,26 @@ from oracles.protocol import DTYPES, Domain
 from reference.problem import RANKS, ConvProblem
 from tests.support.coverage import Combinations, coverage_of, problems_of, wish, words
 from tests.support.regions import REGIONS
-from tests.support.space import can_be, problems_like
-from tests.support.strategies import Fill
+from tests.support.space import Wish, can_be, problems_like
+from tests.support.strategies import Fill, special_problems
 
 THREE_CLASSES = "three classes"
 REGION = "region"
+SAME_SHAPES = "same shapes again, with other numbers and params"
+SPECIAL = "NaN or Inf"
 _FILLS: tuple[Fill, ...] = ("wide", "reals")
 _TRIES = 5  # problems of a class that may tell nothing, before one counts all the same
+
+
+_Others: TypeAlias = Callable[[ConvProblem], list[ConvProblem]]
+_OfCell: TypeAlias = Callable[[int, str, Fill], SearchStrategy[ConvProblem]]
 
 
 @dataclass(frozen=True)
 class Class:
     """Problems that have something in common: `check` says whether three classes, or a region.
 
-    `combination` is that of the covering array.
+    `combination` is that of the covering array; `others` are asked for after a problem.
     """
 
     check: str
@@ -40,6 +48,7 @@ class Class:
     fill: Fill
     problems: SearchStrategy[ConvProblem]
     combination: Combinations | None = None
+    others: _Others = lambda _: []
 
 
 def three_classes(domain: Domain, seed: int = 0) -> list[Class]:
@@ -61,13 +70,41 @@ def three_classes(domain: Domain, seed: int = 0) -> list[Class]:
 def regions(domain: Domain, seed: int = 0) -> list[Class]:
     """The regions that `domain` has, in each rank and dtype, on integers and on reals, mixed."""
     found = [
-        Class(REGION, name, rank, dtype, fill, problems_like(like, domain, rank, dtype, fill))
+        Class(REGION, name, rank, dtype, fill, of(rank, dtype, fill), others=others)
+        for name, of, others in _regions(domain)
         for rank, dtype in domain.cells()
-        for name, like in REGIONS.items()
-        if can_be(like, domain, rank, dtype)
+        if name not in REGIONS or can_be(REGIONS[name], domain, rank, dtype)
         for fill in _FILLS
     ]
     return [found[place] for place in np.random.default_rng(seed).permutation(len(found))]
+
+
+def region_names(domain: Domain) -> list[str]:
+    """Those of the regions that `domain` has."""
+    return list(dict.fromkeys(of.name for of in regions(domain)))
+
+
+def _regions(domain: Domain) -> Iterator[tuple[str, _OfCell, _Others]]:
+    """Of each region, name, problems, and what is asked for after each."""
+    for name, like in REGIONS.items():
+        yield name, partial(problems_like, like, domain), lambda _: []
+    shapes = Wish(lambda a: (a.lo != a.hi) | (a.out == 1) | (a.taps == 1))
+    yield SAME_SHAPES, partial(problems_like, shapes, domain), partial(alike, domain=domain)
+    if domain.special_values:
+        yield SPECIAL, partial(special_problems, domain), lambda _: []
+
+
+def alike(problem: ConvProblem, domain: Domain) -> list[ConvProblem]:
+    """Problems of the same shapes with other numbers, and with other params, in `domain`."""
+    params = problem.params
+    out = problem.dy.shape[1:-1]
+    padding = tuple((hi, lo) for lo, hi in params.padding)
+    stride = tuple(s + (o == 1) for s, o in zip(params.stride, out))
+    dilation = tuple(d + (k == 1) for d, k in zip(params.dilation, problem.kernel))
+    changes = ({"padding": padding}, {"stride": stride}, {"dilation": dilation})
+    found = [replace(problem, **{name: -getattr(problem, name)}) for name in ("x", "w", "dy")]
+    found += [replace(problem, params=replace(params, **change)) for change in changes]
+    return [other for other in found if domain.accepts(other)]
 
 
 def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) -> None:
@@ -94,6 +131,8 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
         tries += 1
         if not ask(problem, tries >= _TRIES) and tries < _TRIES:
             reject()
+        for other in of.others(problem):
+            ask(other, True)
 
     draw()
 

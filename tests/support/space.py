@@ -21,16 +21,26 @@ from numpy.typing import NDArray
 
 from oracles.protocol import Box, Domain, GroupKind, group_kind
 from reference.problem import ConvParams, ConvProblem, output_size
-from tests.support import layouts
-from tests.support.strategies import CHANNELS, FEWEST, Fill, filled, groups_of, problems
+from tests.support import fills, layouts
+from tests.support.strategies import (
+    CHANNELS,
+    FEWEST,
+    Fill,
+    filled,
+    groups_of,
+    problems,
+    styles_of,
+)
 
 # Of one axis. Outputs around what vector code takes at once: one, a few, 8 or 16, and a rest.
 _TAPS = (1, 2, 3, 4, 5)
 _DILATIONS = (1, 2, 3, 5)
 _STRIDES = (1, 2, 3, 5)
 _PADDING = (0, 1, 2, 3, 4, 6)
-_OUTPUTS = (1, 2, 3, 4, 8, 9, 11, 13, 16, 17)
+_MANY_OUTPUTS = 260
+_OUTPUTS = (1, 2, 3, 4, 8, 9, 11, 13, 16, 17, _MANY_OUTPUTS)
 _MOST_CELLS = 64
+_MANY_CELLS = 280  # for many outputs
 _MOST_OTHER_CELLS = 6  # of the axes that no condition is put on
 _MOST_DISTINCT_CELLS = 7
 _LIMIT = 16_384  # elements of x and of w
@@ -104,7 +114,8 @@ def table() -> Axes:
     taps, dilation, stride, lo, hi, out, rest = (column.ravel() for column in grid)
     cells = (out - 1) * stride + (taps - 1) * dilation + 1 + rest - lo - hi
     every = Axes(taps, dilation, stride, lo, hi, cells)
-    legal = (rest < stride) & (cells >= 1) & (cells <= _MOST_CELLS)
+    most = np.where(out == _MANY_OUTPUTS, _MANY_CELLS, _MOST_CELLS)
+    legal = (rest < stride) & (cells >= 1) & (cells <= most)
     axes = every.where(legal)
     axes = axes.where(_reads(axes))
     size = axes.cells + axes.taps + axes.lo + axes.hi + axes.dilation + axes.stride
@@ -116,10 +127,10 @@ def _reads(axes: Axes) -> Mask:
     """Whether some tap of some window lies in the input."""
     found = np.zeros(len(axes.cells), bool)
     for tap in range(max(_TAPS)):
-        for out in range(max(_OUTPUTS)):
-            place = out * axes.stride + tap * axes.dilation - axes.lo
-            inside = (place >= 0) & (place < axes.cells)
-            found |= inside & (tap < axes.taps) & (out < axes.out)
+        place = tap * axes.dilation - axes.lo  # of the first output
+        out = np.maximum(0, -(place // axes.stride))  # the first that does not lie before the input
+        place = place + out * axes.stride
+        found |= (tap < axes.taps) & (out < axes.out) & (place < axes.cells)
     return found
 
 
@@ -178,7 +189,8 @@ class Wish:
 
     `axis` holds for one of its axes, `others` for the others. `group_out` are filters of a group,
     `channels` the input channels (not of the kind "some"). `is_square` asks for as many channels
-    and filters as that axis has outputs, `is_distinct` for no number twice among the axes.
+    and filters as that axis has outputs, `is_distinct` for no number twice among the axes. `limit`
+    is the most elements that x and w may have.
     """
 
     axis: Condition | None = None
@@ -191,6 +203,7 @@ class Wish:
     layout: str | None = None
     is_square: bool = False
     is_distinct: bool = False
+    limit: int = _LIMIT
 
     def holds(self, facts: Facts) -> bool:
         """Whether a problem of which these are the facts is like this."""
@@ -248,9 +261,13 @@ class Wish:
             return []
         return [kind for kind in self.kinds(box) if len(rows_of(self, box, kind, rank))]
 
+    def most(self, box: Box) -> int:
+        """The most elements that x and w may have."""
+        return min(box.max_elements or self.limit, self.limit)
+
     def room(self, axes: Axes, box: Box, kind: GroupKind) -> tuple[Column, Column]:
         """How many times the cells, and the taps, of each axis x and w can hold."""
-        limit = min(box.max_elements or _LIMIT, _LIMIT)
+        limit = self.most(box)
         batch = max(1, *self.sizes(box)[:1])
         of_x = self.samples(box, kind)
         of_w = of_x // batch * min(self.group_out or (1,))
@@ -277,7 +294,7 @@ def rows_of(wish: Wish, box: Box, kind: GroupKind, rank: int) -> Rows:
         mask &= wish.axis(axes)
     if wish.others is not None:
         beside &= wish.others(axes)
-    sizes = np.where(beside, np.maximum(axes.cells, axes.taps), _LIMIT)
+    sizes = np.where(beside, np.maximum(axes.cells, axes.taps), wish.limit)
     least = np.full(len(mask), sizes.min())
     if box.stride == "equal":
         for stride in _STRIDES:
@@ -321,7 +338,7 @@ def problems_like(
     boxes = [box for box in domain.boxes_in(rank, dtype) if wish.kinds_in(box, rank)]
     box = draw(st.sampled_from(boxes), label="box")
     kind = draw(st.sampled_from(wish.kinds_in(box, rank)), label="groups")
-    limit = min(box.max_elements or _LIMIT, _LIMIT)
+    limit = wish.most(box)
     axes = draw(_spatial(wish, box, kind, rank), label="axes")
     if rank > 1:
         axes = draw(st.permutations(axes), label="order of the axes")
@@ -343,10 +360,9 @@ def problems_like(
     if draw(st.booleans(), label="bias") if wish.bias is None else wish.bias:
         shapes["b"] = (filters,)
     layout = wish.layout or "C"
-    if layout == layouts.EXPANDED and fill == "reals":
-        fill = "modest reals"
-    problem = filled(draw, shapes, params, dtype, fill)
-    return layouts.laid_out(problem, layout, exact="reals" not in fill)
+    styles = fills.MODEST if layout == layouts.EXPANDED else styles_of(domain, dtype)
+    problem = filled(draw, shapes, params, dtype, fill, styles)
+    return layouts.laid_out(problem, layout, exact=fill != "reals")
 
 
 @st.composite

@@ -21,7 +21,7 @@ from reference.problem import ConvProblem
 from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
-from tests.support.classes import Class
+from tests.support.classes import Class, region_names
 from tests.support.coverage import Met, coverage_of
 from tests.support.fixed import probes
 from tests.support.proposals import Proposal, Seen, manner_of
@@ -36,7 +36,6 @@ from tests.support.regressions import (
 )
 from tests.support.reporting import Tally
 from tests.support.scripts import standalone
-from tests.support.space import can_be
 
 _MOST_FINDINGS = 30  # in one test that keeps going
 _EXPLORING = 10.0  # seconds
@@ -173,6 +172,8 @@ class Verification:
         if self.verify(oracle, problem, is_enough=is_last) is not None:
             if of.combination is not None:
                 self.met(oracle).meet(problem, of.fill)
+            elif of.name not in REGIONS:
+                self.tally.add_region(oracle.name, of.name)
             return True
         if is_last and of.combination is not None:
             self.met(oracle).leave_out(of.combination)
@@ -188,9 +189,8 @@ class Verification:
 
     def empty_regions(self, oracle: Connection) -> list[str]:
         """The regions of its domain in which `oracle` was asked nothing, but for the ledger's."""
-        for name, wish in REGIONS.items():
-            if any(can_be(wish, oracle.domain, *cell) for cell in oracle.domain.cells()):
-                self.tally.add_region(oracle.name, name, 0)
+        for name in region_names(oracle.domain):
+            self.tally.add_region(oracle.name, name, 0)
         asked = self.tally.count(oracle.name).regions
         empty = (name for name, problems in asked.items() if not problems)
         return [name for name in empty if (oracle.name, name) not in self._regions_left_out]

@@ -23,7 +23,7 @@ import numpy as np
 
 from oracles.compare import reference_grads
 from oracles.protocol import Box, Domain
-from oracles.wire import encode_grads
+from oracles.wire import encode_grads, frame
 from reference import (
     ConvParams,
     ConvProblem,
@@ -552,6 +552,15 @@ def sends_half_a_message(problem: ConvProblem) -> Any:
     answer = encode_grads(reference_grads(problem), 1)
     _write_everywhere(answer[: len(answer) // 2])
     os._exit(0)
+
+
+@Bad
+def trickles(problem: ConvProblem) -> Any:
+    """Begins an answer, and sends the rest byte by byte, without end."""
+    _write_everywhere(frame({}, bytes(1 << 20))[:100])
+    while True:
+        time.sleep(0.01)
+        _write_everywhere(b"\0")
 
 
 @Bad

@@ -134,13 +134,14 @@ def test_versions_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE"}) is record
     assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX2"}) is None
     assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is None
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_BF16"}) is record
     half = replace(record, needs="avx512_fp16")
     monkeypatch.setattr(divergences, "LEDGER", (half,))
     assert divergences.find("pytorch", "2.13.0+cpu", problem) is None
     monkeypatch.setattr(divergences, "cpu_flags", lambda: frozenset({"avx512f", "avx512_fp16"}))
     assert divergences.find("pytorch", "2.13.0+cpu", problem) is half
-    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_AMX"}) is half
     assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_BF16"}) is None
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_FP16"}) is half
     monkeypatch.setattr(divergences, "LEDGER", (record,))
     monkeypatch.setattr(divergences, "cpu_flags", frozenset)
     assert divergences.find("pytorch", "2.13.0+cpu", problem) is None
