@@ -116,6 +116,8 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
 
 def _returning(problem: ConvProblem, largest: float) -> ConvProblem:
     """`problem` with dW up to twice `largest` after one sample, and half of that after two."""
+    if len(problem.x) < 2:
+        return problem
     x, dy = np.abs(problem.x), np.abs(problem.dy)
     x[1:2], dy[1:2], x[2:] = -x[:1] / 2, dy[:1], 0
     problem = replace(problem, x=x, dy=dy)

@@ -11,7 +11,7 @@ Everything shrinks towards one cell, one channel, one tap, stride 1, no padding,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -83,19 +83,26 @@ def styles_of(domain: Domain, dtype: str) -> tuple[str, ...]:
     return (*fills.STYLES, fills.RETURNING) if wider else fills.STYLES
 
 
+SPECIAL_VALUES = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf}
+
+
 @st.composite
 def special_problems(
-    draw: DrawFn, domain: Domain, rank: int, dtype: str, fill: Fill = "small"
+    draw: DrawFn,
+    domain: Domain,
+    rank: int,
+    dtype: str,
+    fill: Fill = "small",
+    names: Sequence[str] = ("x", "w", "dy"),
+    values: Sequence[float] = tuple(SPECIAL_VALUES.values()),
 ) -> ConvProblem:
-    """The same with one to three NaN, Inf or -Inf in x, w or dy."""
+    """The same with one to three of `values` in the arrays `names`."""
     problem = draw(problems(domain, rank, dtype, fill))
-    arrays = {name: getattr(problem, name).copy() for name in ("x", "w", "dy")}
-    places = st.sampled_from([name for name, array in arrays.items() if array.size])
-    for _ in range(draw(st.integers(1, 3), label="special values")):
-        array = arrays[draw(places)]
-        array.flat[draw(st.integers(0, array.size - 1))] = draw(
-            st.sampled_from([np.nan, np.inf, -np.inf])
-        )
+    arrays = {name: getattr(problem, name).copy() for name in names}
+    filled_ones = [name for name, array in arrays.items() if array.size]
+    for _ in range(draw(st.integers(1, 3), label="special values") if filled_ones else 0):
+        array = arrays[draw(st.sampled_from(filled_ones))]
+        array.flat[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(values))
     return replace(problem, **arrays)
 
 
