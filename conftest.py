@@ -197,7 +197,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --replay, only what replays."""
+    """What replays kept counterexamples comes first; with --replay, nothing else."""
+    items.sort(key=lambda item: item.path.name != "test_kept.py")
     if config.getoption("--replay"):
         others = [item for item in items if item.path.name != "test_kept.py"]
         items[:] = [item for item in items if item.path.name == "test_kept.py"]
