@@ -398,6 +398,12 @@ def test_workers_of_xdist_are_added_up() -> None:
         assert int(row[1]) - int(row[7]) == 150  # problems that are not weak
 
 
+def test_kept_counterexamples_come_first() -> None:
+    """Whatever else is asked for, and in whatever order."""
+    _, output = run_pytest("--collect-only", "-q", "--oracle", "numerical", EXACT, "tests")
+    assert output.splitlines()[0].startswith("tests/verification/test_kept.py::")
+
+
 def test_a_number_of_problems() -> None:
     """`--problems` takes the place of the profile's number; none is not a number."""
     arguments = ("--oracle", "tests.support.zoo:right", EXACT, "-k", "1d-float32")

@@ -19,6 +19,7 @@ import numpy as np
 from oracles.compare import Verdict
 from oracles.protocol import group_kind
 from reference.problem import ConvProblem, same_padding
+from tests.support.regions import regions_in_common
 
 _MOST_SEEN = 3000  # problems that passed, kept to be told apart from failures
 
@@ -209,6 +210,11 @@ class Seen:
     def region(self, verdict: Verdict) -> Proposal:
         """What the failures like `verdict` have in common, those that are left out set aside."""
         return self._defect(verdict).region
+
+    def regions(self, verdict: Verdict) -> list[str]:
+        """The regions that the failures like `verdict` are in, and few passes."""
+        failing = self._defect(verdict).failing or [verdict.problem]
+        return regions_in_common([*failing, verdict.problem], self._passing)
 
     def leave_out(self, verdict: Verdict) -> None:
         """From now on ask for nothing that has the rank and dtype of `verdict` and its region.

@@ -9,13 +9,17 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from oracles.protocol import GroupKind
 from reference.problem import ConvProblem
 from tests.support import layouts
 from tests.support.space import Axes, Facts, Mask, Wish
+
+_FEW = 5  # a region that more than one pass in so many is in says nothing
+_MOST_NAMED = 3
 
 
 def _even_same(a: Axes) -> Mask:
@@ -129,3 +133,11 @@ def regions_of(problem: ConvProblem) -> list[str]:
     """The names of the regions that `problem` is in."""
     facts = Facts.of(problem)
     return [name for name, wish in REGIONS.items() if wish.holds(facts)]
+
+
+def regions_in_common(failing: Sequence[ConvProblem], passing: Sequence[ConvProblem]) -> list[str]:
+    """The regions that all of `failing` are in and few of `passing`, the rarest first."""
+    shared = set.intersection(*(set(regions_of(problem)) for problem in failing))
+    counts = Counter(name for problem in passing for name in regions_of(problem))
+    rare = [name for name in REGIONS if name in shared and counts[name] * _FEW <= len(passing)]
+    return sorted(rare, key=counts.__getitem__)[:_MOST_NAMED]

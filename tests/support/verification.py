@@ -373,6 +373,8 @@ class Verification:
             count -= seen.asked_before_failure
             region = self._explore(oracle, explore or run, failures[-1].verdict)
             failures[-1].add_note(str(region))
+            if regions := seen.regions(failures[-1].verdict):
+                failures[-1].add_note(f"regions: {'; '.join(regions)}")
             if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
                 break
             seen.leave_out(failures[-1].verdict)
