@@ -318,6 +318,8 @@ def _beside(wish: Wish, box: Box, kind: GroupKind, one: int, rank: int) -> Rows:
     mask = allowed(axes, box) & (axes.cells <= cells) & (axes.taps <= taps)
     if box.stride == "equal":
         mask &= axes.stride == axis.stride
+    if wish.is_square:  # the channels are as many as the outputs of the axis that has most
+        mask &= axes.out <= axis.out
     if wish.others is not None:
         mask &= wish.others(axes)
     found: Rows = rows[mask]
