@@ -125,12 +125,13 @@ def _onednn(enabled: bool) -> Iterator[None]:
     mkldnn: Any = torch.backends.mkldnn  # whose `enabled` is a property of the module
     before = mkldnn.enabled
     mkldnn.enabled = enabled and before
-    nnpack = torch.backends.nnpack.set_flags(enabled)
+    nnpack: Any = torch.backends.nnpack  # untyped
+    before_nnpack = nnpack.set_flags(enabled)
     try:
         yield
     finally:
         mkldnn.enabled = before
-        torch.backends.nnpack.set_flags(*nnpack)
+        nnpack.set_flags(*before_nnpack)
 
 
 def _is_asymmetric(problem: ConvProblem) -> bool:
