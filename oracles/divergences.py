@@ -171,6 +171,24 @@ def _conv3d_same_tail(p: ConvProblem) -> bool:
     )
 
 
+def _one_column_float16(p: ConvProblem) -> bool:
+    """One tap and column of the last axis, which dilation makes more of, and a rest of channels.
+
+    That is of what is summed over in float16: channels of x for y, filters of a group for dX.
+    """
+    dilation = p.params.dilation[-1]
+    channels, filters = p.w.shape[-2], p.w.shape[-1] // p.params.groups
+    return (
+        p.dtype == "float16"
+        and p.params.rank >= 2
+        and p.kernel[-1] == 1
+        and (
+            (channels > 32 and channels % 32 > 0 and p.dy.shape[-2] <= dilation)
+            or (filters > 32 and filters % 32 > 0 and p.x.shape[-2] <= dilation)
+        )
+    )
+
+
 def _empty_float32(p: ConvProblem) -> bool:
     return p.dtype == "float32" and p.x.shape[0] == 0
 
@@ -278,6 +296,17 @@ LEDGER: tuple[Divergence, ...] = (
         cause="the oneDNN kernels return the input's shape for an empty batch",
         upstream="not found upstream",
         script="tensorflow_empty_batch_shape_float16.py",
+        needs="avx512_fp16",
+    ),
+    Divergence(
+        id="tensorflow-one-column-float16",
+        oracle="tensorflow",
+        versions="==2.21.*",
+        applies=_one_column_float16,
+        kind="wrong",
+        cause="oneDNN's brg_conv_fwd in float16 adds what lies behind the last 32 channels",
+        upstream="not found upstream",
+        script="tensorflow_float16_one_column.py",
         needs="avx512_fp16",
     ),
     Divergence(
