@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,8 @@ from oracles.registry import connect, find
 from oracles.worker import Connection
 from reference.problem import ConvProblem
 from tests.support.classes import REGION, Class, ask_one, regions, three_classes
-from tests.support.mutants import MUTANTS, oracle_name
+from tests.support.mutants import oracle_name
+from tests.support.mutants.fault import Mutant
 from tests.support.strategies import Fill, problems
 from tests.support.verification import is_weak
 
@@ -76,24 +77,25 @@ def _check(of: Class) -> str:
     return f"region: {of.name}" if of.check == REGION else of.check
 
 
-def hunt(names: Iterable[str], seed: int, count: int) -> dict[str, Catch]:
-    """Ask the mutants called `names`; returns those that were caught, and how."""
+def hunt(mutants: Mapping[str, Mutant], seed: int, count: int) -> dict[str, Catch]:
+    """Ask `mutants`, by name; returns those that were caught, and how."""
     found: dict[str, Catch] = {}
-    for domain in dict.fromkeys(MUTANTS[name].domain for name in names):
-        alive = {name: _connect(name) for name in names if MUTANTS[name].domain is domain}
-        found |= _hunt(alive, domain, seed, count)
+    for domain in dict.fromkeys(mutant.domain for mutant in mutants.values()):
+        alive = {
+            name: connect(
+                find(oracle_name(name)),
+                in_process=not mutant.needs_process,
+                time_limit=TIME_LIMIT,
+            )
+            for name, mutant in mutants.items()
+            if mutant.domain is domain
+        }
+        found |= catch(alive, domain, seed, count)
     return found
 
 
-def _connect(name: str) -> Connection:
-    return connect(
-        find(oracle_name(name)),
-        in_process=not MUTANTS[name].needs_process,
-        time_limit=TIME_LIMIT,
-    )
-
-
-def _hunt(alive: dict[str, Connection], domain: Domain, seed: int, count: int) -> dict[str, Catch]:
+def catch(alive: dict[str, Connection], domain: Domain, seed: int, count: int) -> dict[str, Catch]:
+    """Ask these oracles, all at once, what one with `domain` is asked; returns those caught."""
     found: dict[str, Catch] = {}
     asked: Counter[str] = Counter()
     judging = dict.fromkeys(alive, 0.0)

@@ -190,7 +190,8 @@ class Wish:
     `axis` holds for one of its axes, `others` for the others. `group_out` are filters of a group,
     `channels` the input channels (not of the kind "some"). `is_square` asks for as many channels
     and filters as that axis has outputs, `is_distinct` for no number twice among the axes. `limit`
-    is the most elements that x and w may have.
+    is the most elements that x and w may have. Where `batches` are above `above`, which is not 0,
+    any batch above it will do.
     """
 
     axis: Condition | None = None
@@ -204,6 +205,7 @@ class Wish:
     is_square: bool = False
     is_distinct: bool = False
     limit: int = _LIMIT
+    above: int = 0
 
     def holds(self, facts: Facts) -> bool:
         """Whether a problem of which these are the facts is like this."""
@@ -213,12 +215,15 @@ class Wish:
             and (
                 self.channels is None or (facts.kind != "some" and facts.channels in self.channels)
             )
-            and (self.batches is None or facts.batch in self.batches)
+            and (self.batches is None or self._has_batch(facts.batch))
             and (self.bias is None or self.bias is facts.bias)
             and (self.layout is None or self.layout == facts.layout)
             and (not self.is_distinct or facts.is_distinct)
             and any(self._can_be_the_axis(place, facts) for place in range(len(facts.axes)))
         )
+
+    def _has_batch(self, batch: int) -> bool:
+        return batch in (self.batches or ()) or batch > self.above > 0
 
     def _can_be_the_axis(self, place: int, facts: Facts) -> bool:
         axis = facts.axes[place]
