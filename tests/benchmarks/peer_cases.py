@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reference import ConvGrads, ConvParams, ConvProblem, conv_backward, output_size
+from reference import ConvGrads, ConvParams, ConvProblem, conv_backward, conv_forward, output_size
 from reference.problem import Array, Padding, Size
 
 Fill = Callable[[np.random.Generator, Size], Array]
@@ -51,18 +51,19 @@ class Case:
 
     @cached_property
     def right(self) -> ConvGrads:
-        """The right gradients, rounded once."""
-        problem = self.problem
-        higher = np.longdouble if self.dtype == "float64" else np.float64
-        x, w, dy = (array.astype(higher) for array in (problem.x, problem.w, problem.dy))
-        grads = conv_backward(x, w, dy, problem.params)
-        dx, dw, db = (np.asarray(a, self.dtype) for a in (grads.dx, grads.dw, grads.db))
-        return ConvGrads(dx, dw, db if problem.b is not None else None)
+        """The right gradients and y, rounded once."""
+        return rounded_once(self.problem)
 
-    @property
-    def size(self) -> int:
-        """How many elements x, w and dy have."""
-        return self.problem.x.size + self.problem.w.size + self.problem.dy.size
+
+def rounded_once(problem: ConvProblem) -> ConvGrads:
+    """The gradients and y, from longdouble or float64."""
+    higher = np.longdouble if problem.dtype == "float64" else np.float64
+    x, w, dy = (array.astype(higher) for array in (problem.x, problem.w, problem.dy))
+    b = None if problem.b is None else problem.b.astype(higher)
+    grads = conv_backward(x, w, dy, problem.params)
+    arrays = (grads.dx, grads.dw, grads.db, conv_forward(x, w, b, problem.params))
+    dx, dw, db, y = (np.asarray(array, problem.dtype) for array in arrays)
+    return ConvGrads(dx, dw, None if b is None else db, y)
 
 
 def normal(random: np.random.Generator, shape: Size) -> Array:

