@@ -288,10 +288,10 @@ the same layers."""
 
 
 _OURS_LEGEND = f"""\
-Made by `{OURS_COMMAND} --write docs/power.json`: what the profile ci asks, with five seeds, medians.
-"problems" and "seconds", of drawing and judging, are until the mutant is caught, "most" is the most
-of the five; "elements" are those of x, w and dy together in the problem that is left when it is made
-smaller, "regions" those that its failures are in and few passes."""
+Made by `{OURS_COMMAND} --write docs/power.json`: what the profile ci asks,
+with five seeds; medians. "problems" and "seconds", of drawing and judging, are until the mutant is
+caught, "most" is the most of the five; "elements" are those of x, w and dy together in the problem
+that is left when it is made smaller, "regions" those that its failures are in and few passes."""
 
 
 if __name__ == "__main__":
