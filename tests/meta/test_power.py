@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.meta.test_face import run_pytest
 from tests.support.mutants import ALLOWED, MUTANTS, oracle_name
 from tests.support.power import Catch, catch, hunt, sentence, stream
 from tests.support.regressions import load
-from tests.support.reporting import Tally, coverage_lines
+from tests.support.reporting import Tally, coverage_lines, region_lines
 from tests.verification import test_power
 
 SOME = {
@@ -112,6 +113,22 @@ def test_coverage_lines() -> None:
         "numerical: 9,995 of 10,000 three classes met (99.9 %), 3 are known to the ledger; "
         '1 of 2 regions, the fewest problems in "no bias" (0)'
     ]
+
+
+def test_regions_are_counted_by_oracle() -> None:
+    """As a table, if Hypothesis' statistics are asked for."""
+    tally = Tally()
+    tally.add_region("numerical", "bias", 1234)
+    tally.add_region("pytorch", "no bias", 5)
+    assert region_lines([find("numerical"), find("pytorch")], tally) == [
+        "problems in region  numerical  pytorch",
+        "bias                1,234      -",
+        "no bias             -          5",
+    ]
+    tests = "tests/verification/test_coverage.py::test_every_three_classes_meet"
+    _, output = run_pytest("--oracle", "numerical", tests, "--hypothesis-show-statistics")
+    assert re.search(r"^problems in region +numerical$", output, re.MULTILINE)
+    assert re.search(r"^depthwise, several filters +\d+$", output, re.MULTILINE)
 
 
 def test_a_failure_of_a_class_is_made_small_and_names_its_region(tmp_path: Path) -> None:

@@ -214,6 +214,10 @@ def write_summary(
         reporter.section("problem space")
         for line in covered:
             reporter.write_line(line)
+        if reporter.config.getoption("--hypothesis-show-statistics"):
+            reporter.write_line("")
+            for line in region_lines(entries, tally):
+                reporter.write_line(line)
     if tally.incidents:
         reporter.section("seen once: no problem could be found that shows it again", red=True)
         for incident in tally.incidents:
@@ -248,6 +252,18 @@ def coverage_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
     return lines
 
 
+def region_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
+    """How many problems each oracle was asked in each region, as a table; "-": it has none."""
+    counts = {e.name: tally.counts[e.name].regions for e in entries if e.name in tally.counts}
+    names = dict.fromkeys(name for of in counts.values() for name in of)
+    rows = [("problems in region", *counts)]
+    rows += [
+        (name, *(f"{of[name]:,}" if name in of else "-" for of in counts.values()))
+        for name in names
+    ]
+    return _aligned(rows)
+
+
 def _per_cent(share: float) -> str:
     """Rounded down: 100 % is all."""
     return f"{math.floor(share * 10) / 10:g} %"
@@ -273,11 +289,12 @@ def _bits_cell(bits: dict[str, int]) -> str:
 def plain_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
     """The table in aligned columns of plain text; `width` is not kept to."""
     del width
-    lines = [COLUMNS, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(cell.ljust(size) for cell, size in zip(line, widths)).rstrip() for line in lines
-    )
+    return "\n".join(_aligned([COLUMNS, *rows]))
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(size) for cell, size in zip(row, widths)).rstrip() for row in rows]
 
 
 def rich_table(rows: Sequence[tuple[str, ...]], width: int) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hypothesis import currently_in_test_context, event, reject, target
+from hypothesis import reject, target
 
 from oracles import divergences, triage
 from oracles.compare import Disagreement, Verdict, judge
@@ -196,11 +196,8 @@ class Verification:
         return [name for name in empty if (oracle.name, name) not in self._regions_left_out]
 
     def _count_regions(self, oracle: str, problem: ConvProblem) -> None:
-        """For the tally, and for Hypothesis' statistics."""
         for name in regions_of(problem):
             self.tally.add_region(oracle, name)
-            if currently_in_test_context():
-                event(f"region: {name}")
 
     def smaller(self, failure: Disagreement) -> Disagreement:
         """`failure`, or one of the same manner on a problem that is smaller, of any region."""
