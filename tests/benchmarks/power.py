@@ -80,7 +80,6 @@ def row(
         "seconds": [c and round(c.seconds, 3) for c in catches],
         "gradients": list(mutant.gradients),
         "upstream": list(mutant.upstream),
-        "needs": mutant.needs,
         "size": None,
         "regions": [],
     }

@@ -175,10 +175,7 @@ class Report:
             _OURS_LEGEND,
             _table(heads, [[f"`{name}`", *_ours(of)] for name, of in self.ours.items()]),
             f"Of more than {SMALL} elements, and why:",
-            "\n".join(
-                f"- `{name}`, {of['size']:,}: {of['needs'] or 'not known'}"
-                for name, of in big.items()
-            ),
+            "\n".join(f"- `{name}`, {of['size']:,}: {_needs(name)}" for name, of in big.items()),
             "## Reports that a mutant is modelled on",
             "What would have caught each, after how many problems and seconds.",
             _table(
@@ -202,6 +199,10 @@ def _ours(of: Mapping[str, Any]) -> list[str]:
         f"{of['size']:,}",
         "; ".join(of["regions"]),
     ]
+
+
+def _needs(name: str) -> str:
+    return MUTANTS[name].needs if name in MUTANTS else "not known"
 
 
 def _words(name: str) -> str:

@@ -218,7 +218,6 @@ def test_the_report() -> None:
         "size": 1000,
         "regions": ["bias"],
         "upstream": ["issue#1"],
-        "needs": "size",
     }
     none = {"check": None, "problems": [None], "seconds": [None], "size": None, "upstream": []}
     ours = {"one": one, "two": none}
@@ -233,7 +232,7 @@ def test_the_report() -> None:
     assert "| `four` | not asked | missed, 2 not run |" in text
     assert "| `one` | exact | 2 | 3 | 0.50 | 1,000 | bias |" in text
     assert "| `two` | missed | - | - | - | - | - |" in text
-    assert "- `one`, 1,000: size" in text
+    assert "- `one`, 1,000: not known" in text
     assert "| issue#1 | `one` | exact | 2 | 3 | 0.50 |" in text
     assert OURS not in Report(peers, {}, [*LINES], []).markdown()
 
