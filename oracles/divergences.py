@@ -171,21 +171,20 @@ def _conv3d_same_tail(p: ConvProblem) -> bool:
     )
 
 
-def _one_column_float16(p: ConvProblem) -> bool:
+def _one_column_float16(p: ConvProblem, result: str) -> bool:
     """One tap and column of the last axis, which dilation makes more of, and a rest of channels.
 
     That is of what is summed over in float16: channels of x for y, filters of a group for dX.
     """
-    dilation = p.params.dilation[-1]
     channels, filters = p.w.shape[-2], p.w.shape[-1] // p.params.groups
+    terms, columns = {"y": (channels, p.dy.shape[-2]), "dx": (filters, p.x.shape[-2])}[result]
     return (
         p.dtype == "float16"
         and p.params.rank >= 2
         and p.kernel[-1] == 1
-        and (
-            (channels > 32 and channels % 32 > 0 and p.dy.shape[-2] <= dilation)
-            or (filters > 32 and filters % 32 > 0 and p.x.shape[-2] <= dilation)
-        )
+        and columns <= p.params.dilation[-1]
+        and terms > 32
+        and terms % 32 > 0
     )
 
 
@@ -292,16 +291,19 @@ LEDGER: tuple[Divergence, ...] = (
         )
         for suffix, dtype, needs in (("", "float32", ""), ("-float16", "float16", "avx512_fp16"))
     ),
-    Divergence(
-        id="tensorflow-one-column-float16",
-        oracle="tensorflow",
-        versions="==2.21.*",
-        applies=_one_column_float16,
-        kind="wrong",
-        cause="oneDNN's brg_conv_fwd in float16 adds what lies behind the last 32 channels",
-        upstream="not found upstream",
-        script="tensorflow_float16_one_column.py",
-        needs="avx512_fp16",
+    *(
+        Divergence(
+            id=f"tensorflow-one-column-float16-{result}",
+            oracle="tensorflow",
+            versions="==2.21.*",
+            applies=functools.partial(_one_column_float16, result=result),
+            kind="wrong",
+            cause="oneDNN's brg_conv_fwd in float16 adds what lies behind the last 32 channels",
+            upstream="not found upstream",
+            script="tensorflow_float16_one_column.py",
+            needs="avx512_fp16",
+        )
+        for result in ("y", "dx")
     ),
     Divergence(
         id="tensorflow-depthwise-empty-batch",

@@ -34,14 +34,14 @@ def drawn(rank: int, count: int, dtype: str = "float32") -> list[ConvProblem]:
 
 
 def a_problem_of(record: Divergence) -> ConvProblem:
-    """One that some region has."""
-    for seed, (rank, dtype) in itertools.product(range(5), CELLS):
+    """One of some region, or else a random one."""
+    for rank, dtype in CELLS:
         domain = Domain(Box(ranks=(rank,), dtypes=(dtype,)))
-        classes = (of for of in regions(domain, seed) if of.fill == "wide")
-        for problem in one_of_each(classes, seed):
+        classes = (of for of in regions(domain) if of.fill == "wide")
+        for problem in itertools.chain(one_of_each(classes), drawn(rank, MANY, dtype)):
             if record.applies(problem):
                 return problem
-    pytest.fail(f"no problem of any region matches {record.id}")
+    pytest.fail(f"no problem matches {record.id}")
 
 
 @pytest.mark.parametrize(

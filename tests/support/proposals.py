@@ -149,6 +149,9 @@ def describe_features(problem: ConvProblem) -> dict[str, int | str]:
     features["padding is SAME"] = params.padding == same
     features["padding is symmetric"] = lo == hi
     for axis in range(-rank, 0):
+        dilation = params.dilation[axis]
+        features[f"output[{axis}] <= dilation[{axis}]"] = out[axis] <= dilation
+        features[f"input[{axis}] <= dilation[{axis}]"] = problem.spatial[axis] <= dilation
         read = _cells_read(problem, axis)
         features[f"axis {axis} reads nothing but padding"] = not read.any()
         some = f"axis {axis} has an output that reads nothing but padding"
