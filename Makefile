@@ -5,7 +5,7 @@ export PYTHONDONTWRITEBYTECODE =# collection is twice as fast with the caches
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: verify test findings bench lint format lock clean
+.PHONY: verify test findings power bench lint format lock clean
 
 verify: $(INSTALLED)  ## hold every installed oracle against the reference
 	@$(BIN)/python -m pytest tests/verification -v --hypothesis-profile ci
@@ -15,6 +15,9 @@ test: $(INSTALLED)  ## the project's whole own test suite, the verification incl
 
 findings: $(INSTALLED)  ## run the script of every known framework defect, say what it shows
 	@$(BIN)/python -m tests.support.findings
+
+power: $(INSTALLED)  ## which check catches which planted fault, how soon; figures
+	@$(BIN)/python -m tests.benchmarks.power
 
 bench: $(INSTALLED)  ## figures, never pass or fail
 	@$(BIN)/python -m tests.benchmarks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="write how exact the oracles are to --baseline, by default tests/baseline.json",
     )
     group.addoption(
+        "--problems",
+        type=int,
+        metavar="N",
+        help="random problems per oracle, rank and dtype, instead of the profile's number",
+    )
+    group.addoption(
         "--time-limit",
         type=float,
         default=TIME_LIMIT,
@@ -100,6 +107,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"--hypothesis-profile {profile}: must be dev, ci or nightly"
         ) from None
+    count = config.getoption("--problems")
+    if count is not None:
+        if count < 1:
+            raise pytest.UsageError(f"--problems {count}: must be at least 1")
+        hypothesis.settings.register_profile(
+            f"{profile} of {count}", hypothesis.settings.get_profile(profile), max_examples=count
+        )
+        hypothesis.settings.load_profile(f"{profile} of {count}")
     limit = config.getoption("--time-limit")
     if not 0 < limit <= 86_400:
         raise pytest.UsageError(f"--time-limit {limit}: must be above 0, and at most a day")
@@ -127,6 +142,7 @@ def pytest_configure(config: pytest.Config) -> None:
         ledger=not config.getoption("--no-ledger"),
         keep_going=config.getoption("--keep-going"),
         baseline=_baseline(config),
+        seed=_seed(config),
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
@@ -141,10 +157,19 @@ def _baseline(config: pytest.Config) -> drift.Rows | None:
     try:
         if config.getoption("--baseline") or update:
             rows = drift.load(path) if path.exists() or not update else {}
-            return None if update else rows
+            if update:
+                return None
+            drift.check_machine(path, rows)
+            return rows
     except ValueError as error:
         raise pytest.UsageError(f"--baseline {error}") from None
     return None
+
+
+def _seed(config: pytest.Config) -> int:
+    """What classes of problems are mixed and drawn with: --hypothesis-seed, or always the same."""
+    asked = config.getoption("--hypothesis-seed")
+    return 0 if asked is None else random.Random(str(asked)).getrandbits(32)
 
 
 def _updates(config: pytest.Config) -> bool:
@@ -183,7 +208,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --replay, only what replays."""
+    """Kept counterexamples come first, then classes of problems, then the others.
+
+    Of tests of a promise only those of oracles that make it; with --replay only what replays.
+    """
+    first = {"test_kept.py": 0, "test_coverage.py": 1}
+    items.sort(key=lambda item: first.get(item.path.name, len(first)))
+    promised = [item for item in items if _is_promised(item)]
+    if len(promised) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in promised])
+        items[:] = promised
     if config.getoption("--replay"):
         others = [item for item in items if item.path.name != "test_kept.py"]
         items[:] = [item for item in items if item.path.name == "test_kept.py"]
@@ -192,6 +226,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 "--replay needs tests/verification/test_kept.py: give no other path"
             )
         config.hook.pytest_deselected(items=others)
+
+
+def _is_promised(item: pytest.Item) -> bool:
+    """Whether the oracle of `item` promises in its domain what the test is of, if it is of one."""
+    mark = item.get_closest_marker("promise")
+    if mark is None:
+        return True
+    name = item.callspec.params["oracle"]  # type: ignore[attr-defined]  # a pytest.Function
+    [domain] = {e.oracle.domain for e in item.config.stash[ENTRIES] if e.name == name}
+    return bool(getattr(domain, mark.args[0]))
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,15 @@ from oracles.worker import Connection
 from reference.conv import conv_backward, conv_forward
 from reference.naive import naive_conv_backward, naive_conv_forward
 from reference.problem import Array, ConvGrads, ConvProblem
-from reference.rounding import RESULTS, as_rationals, expect
+from reference.rounding import (
+    RESULTS,
+    as_rationals,
+    expect,
+    finite_part,
+    is_finite,
+    signs_of,
+    with_special_values,
+)
 
 EXACT_LIMIT = 20_000  # elements of dy up to which the court computes in rational arithmetic
 
@@ -224,18 +232,24 @@ def reference_grads(problem: ConvProblem) -> ConvGrads:
 
 
 def can_be_exact(problem: ConvProblem) -> bool:
-    """Whether rational arithmetic has an answer, and in reasonable time."""
-    arrays = (problem.x, problem.w, problem.b, problem.dy)
-    finite = all(np.isfinite(array).all() for array in arrays if array is not None)
-    return finite and problem.dy.size <= EXACT_LIMIT
+    """Whether rational arithmetic has an answer in reasonable time."""
+    return problem.dy.size <= EXACT_LIMIT
 
 
 def exact_grads(problem: ConvProblem) -> ConvGrads:
-    """The same in rational arithmetic, as object arrays; the data must be finite."""
+    """The same in rational arithmetic, as object arrays; NaN and Inf as in the plain loops."""
+    if not is_finite(problem):
+        return with_special_values(exact_grads(finite_part(problem)), _loops(signs_of(problem)))
     x, w, dy = (as_rationals(array) for array in (problem.x, problem.w, problem.dy))
     b = None if problem.b is None else as_rationals(problem.b)
-    grads = naive_conv_backward(x, w, dy, problem.params)
-    y = naive_conv_forward(x, w, b, problem.params)
+    return _loops(ConvProblem(x, w, b, dy, problem.params))
+
+
+def _loops(problem: ConvProblem) -> ConvGrads:
+    """The results as the definition has them."""
+    x, w, b, params = problem.x, problem.w, problem.b, problem.params
+    grads = naive_conv_backward(x, w, problem.dy, params)
+    y = naive_conv_forward(x, w, b, params)
     return ConvGrads(grads.dx, grads.dw, None if b is None else grads.db, y)
 
 
@@ -314,7 +328,7 @@ def _adjoint_identity(standard: _Standard, name: str, answer: ConvGrads) -> str:
     It says nothing new where results are rounded, and is worked out in rational arithmetic.
     """
     problem, allowed = standard.problem, getattr(standard.expected.allowed, name)
-    finite = np.isfinite(getattr(answer, name).astype(np.float64)).all()
+    finite = is_finite(problem) and np.isfinite(getattr(answer, name).astype(np.float64)).all()
     if name not in ("dx", "dw") or allowed.any() or not finite or not can_be_exact(problem):
         return ""
     x, w, dy = (as_rationals(array) for array in (problem.x, problem.w, problem.dy))

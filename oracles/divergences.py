@@ -19,7 +19,12 @@ from oracles.protocol import group_kind
 from reference.problem import ConvProblem, same_padding
 
 _ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
-_ISA_WITHOUT_AVX512 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2")
+_ISA_WITHOUT = {  # what each limit does without, as flags begin
+    **dict.fromkeys(("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"), ("avx512", "amx")),
+    **dict.fromkeys(("AVX512_CORE", "AVX512_CORE_VNNI"), ("avx512_bf16", "avx512_fp16", "amx")),
+    "AVX512_CORE_BF16": ("avx512_fp16", "amx"),
+    "AVX512_CORE_FP16": ("amx",),
+}
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,27 @@ def find(
 def _is_used(flag: str, environment: Mapping[str, str]) -> bool:
     """Whether the processor has `flag`, and oneDNN has not been told to do without."""
     limit = environment.get(_ISA_LIMIT, os.environ.get(_ISA_LIMIT, "")).upper()
-    wide = flag.startswith(("avx512", "amx"))
-    return flag in cpu_flags() and not (wide and limit in _ISA_WITHOUT_AVX512)
+    return flag in cpu_flags() and not flag.startswith(_ISA_WITHOUT.get(limit, ()))
 
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The instruction sets of this processor, as Linux names them; none where it is not Linux."""
+    return frozenset(" ".join(_cpuinfo("flags", "Features")).split())
+
+
+@functools.cache
+def cpu_vendor() -> str:
+    """Who made this processor, as Linux names them: one word, "unknown" where it is not Linux."""
+    return next(iter(_cpuinfo("vendor_id", "CPU implementer")), "unknown")
+
+
+def _cpuinfo(*keys: str) -> list[str]:
+    """What Linux says under one of `keys`, of each processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return frozenset(" ".join(line for line in lines if line.startswith("flags")).split())
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for key, _, value in pairs if key.strip() in keys]
 
 
 @functools.cache
@@ -129,14 +145,12 @@ def _strided_1x1(p: ConvProblem, *, vector: int, outputs: int) -> bool:
 
 
 def _columns_in_padding(p: ConvProblem) -> bool:
-    """A bias, and no tap of any output reads input on the last axis, which is strided, dilated."""
+    """No tap of any output reads input on the last axis, which is strided and dilated."""
     stride, dilation, (lo, _) = p.params.stride[-1], p.params.dilation[-1], p.params.padding[-1]
     outputs, size = p.dy.shape[-2], p.x.shape[-2]
     cells = (o * stride + k * dilation - lo for o in range(outputs) for k in range(p.kernel[-1]))
     return (
-        p.dtype == "float32"
-        and p.b is not None
-        and stride > 1
+        stride > 1
         and dilation > 1
         and outputs > 1
         and all(low == high for low, high in p.params.padding)  # else F.pad comes first
@@ -157,15 +171,33 @@ def _conv3d_same_tail(p: ConvProblem) -> bool:
     )
 
 
-def _empty_float32(p: ConvProblem) -> bool:
-    return p.dtype == "float32" and p.x.shape[0] == 0
+def _one_column_float16(p: ConvProblem, result: str) -> bool:
+    """One tap and column of the last axis, which dilation makes more of, and a rest of channels.
+
+    That is of what is summed over in float16: channels of x for y, filters of a group for dX.
+    """
+    channels, filters = p.w.shape[-2], p.w.shape[-1] // p.params.groups
+    terms, columns = {"y": (channels, p.dy.shape[-2]), "dx": (filters, p.x.shape[-2])}[result]
+    return (
+        p.dtype == "float16"
+        and p.params.rank >= 2
+        and p.kernel[-1] == 1
+        and columns <= p.params.dilation[-1]
+        and terms > 32
+        and terms % 32 > 0
+    )
+
+
+def _empty(p: ConvProblem, dtype: str) -> bool:
+    return p.dtype == dtype and p.x.shape[0] == 0
 
 
 def _empty_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
 
 
-_WITHOUT_ONEDNN = ("float16", "float64")  # TensorFlow's oneDNN kernels do not take these
+# TensorFlow's oneDNN kernels do not take these, but for float16 with AVX512-FP16
+_WITHOUT_ONEDNN = ("float16", "float64")
 _BOTH = (("tensorflow", "==2.21.*"), ("pytorch", "==2.13.*"))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -206,11 +238,23 @@ LEDGER: tuple[Divergence, ...] = (
         id="pytorch-columns-in-padding",
         oracle="pytorch",
         versions="==2.13.*",
-        applies=_columns_in_padding,
+        applies=lambda p: p.dtype == "float32" and p.b is not None and _columns_in_padding(p),
         kind="crash",
         cause="oneDNN's brgemm calls a kernel that it has not made, in perform_outwork",
         upstream="https://github.com/pytorch/pytorch/issues/195394",
         script="pytorch_columns_in_padding.py",
+    ),
+    Divergence(
+        id="pytorch-columns-in-padding-float16",
+        oracle="pytorch",
+        variants=("", "contiguous"),
+        versions="==2.13.*",
+        applies=lambda p: p.dtype == "float16" and p.x.shape[0] > 0 and _columns_in_padding(p),
+        kind="crash",
+        cause="the same, without a bias and in channels-first memory too",
+        upstream="https://github.com/pytorch/pytorch/issues/195394",
+        script="pytorch_columns_in_padding_float16.py",
+        needs="avx512_fp16",
     ),
     Divergence(
         id="tensorflow-conv3d-same",
@@ -233,15 +277,33 @@ LEDGER: tuple[Divergence, ...] = (
         upstream="not found upstream",
         script="tensorflow_conv3d_float64_same.py",
     ),
-    Divergence(
-        id="tensorflow-empty-batch-shape",
-        oracle="tensorflow",
-        versions="==2.21.*",
-        applies=_empty_float32,
-        kind="wrong",
-        cause="the oneDNN kernels return the input's shape for an empty batch",
-        upstream="not found upstream",
-        script="tensorflow_empty_batch_shape.py",
+    *(
+        Divergence(
+            id=f"tensorflow-empty-batch-shape{suffix}",
+            oracle="tensorflow",
+            versions="==2.21.*",
+            applies=functools.partial(_empty, dtype=dtype),
+            kind="wrong",
+            cause="the oneDNN kernels return the input's shape for an empty batch",
+            upstream="not found upstream",
+            script=f"tensorflow_empty_batch_shape{suffix.replace('-', '_')}.py",
+            needs=needs,
+        )
+        for suffix, dtype, needs in (("", "float32", ""), ("-float16", "float16", "avx512_fp16"))
+    ),
+    *(
+        Divergence(
+            id=f"tensorflow-one-column-float16-{result}",
+            oracle="tensorflow",
+            versions="==2.21.*",
+            applies=functools.partial(_one_column_float16, result=result),
+            kind="wrong",
+            cause="oneDNN's brg_conv_fwd in float16 adds what lies behind the last 32 channels",
+            upstream="not found upstream",
+            script="tensorflow_float16_one_column.py",
+            needs="avx512_fp16",
+        )
+        for result in ("y", "dx")
     ),
     Divergence(
         id="tensorflow-depthwise-empty-batch",

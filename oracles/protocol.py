@@ -105,19 +105,30 @@ class Domain:
     come out exact; Winograd's and Fourier's transforms do not, and are held to a bound that is
     relative to whole samples. `accumulation` names the format in which sums of a dtype are kept
     where that is not float32 for the 16-bit formats, and the dtype itself for others; what is
-    multiplied is not rounded to it.
+    multiplied is not rounded to it. `special_values` promises the reference's rule: NaN and Inf go
+    where a product with them goes, and a tap in the padding is no product. Few keep to it, and
+    nobody else is held to it.
     """
 
     def __init__(
-        self, *boxes: Box, exact: bool = True, accumulation: Mapping[str, str] | None = None
+        self,
+        *boxes: Box,
+        exact: bool = True,
+        accumulation: Mapping[str, str] | None = None,
+        special_values: bool = False,
     ) -> None:
         if not boxes or not all(isinstance(box, Box) for box in boxes):
             raise TypeError(f"Domain{boxes!r}: must be given one Box or more")
         for pair in (accumulation or {}).items():
             if not set(pair) <= set(DTYPES):
                 raise ValueError(f"accumulation={accumulation!r}: must be of {DTYPES}")
+        if special_values and not exact:
+            raise ValueError(
+                "special_values=True, exact=False: a transform spreads NaN and Inf over a sample"
+            )
         self.boxes = boxes
         self.exact = exact
+        self.special_values = special_values
         self.accumulation = dict(accumulation or {})
 
     def __repr__(self) -> str:

@@ -31,7 +31,10 @@ domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float16", "float32", "float64")), 
 
 @dataclass(frozen=True)
 class Variant:
-    """PyTorch asked in one way: whether x is copied to channels-first, and oneDNN is used."""
+    """PyTorch asked in one way: whether x is copied to channels-first, and oneDNN is used.
+
+    Without oneDNN there is no NNPACK either.
+    """
 
     contiguous: bool = False
     onednn: bool = True
@@ -90,7 +93,7 @@ class Variant:
             "import torch",
             "from torch.nn import functional as F",
             "torch.set_num_threads(1)",
-            *([] if self.onednn else ["torch.backends.mkldnn.enabled = False"]),
+            *([] if self.onednn else _WITHOUT_ONEDNN),
             f"inputs = [{a}.requires_grad_() for a in (x, w, b) if a is not None]",
             f"y = F.conv{params.rank}d(",
             f"    {moved},",
@@ -108,18 +111,27 @@ class Variant:
         return "\n".join(lines)
 
 
+_WITHOUT_ONEDNN = (
+    "torch.backends.mkldnn.enabled = False",
+    "torch.backends.nnpack.set_flags(False)",  # for batches of 16 and more it transforms, inexactly
+)
+
+
 @contextlib.contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
-    """Use oneDNN or do without; torch.backends.mkldnn.flags warns of something else."""
+    """Use oneDNN, or do without it and NNPACK; mkldnn.flags would warn of something else."""
     import torch
 
     mkldnn: Any = torch.backends.mkldnn  # whose `enabled` is a property of the module
     before = mkldnn.enabled
     mkldnn.enabled = enabled and before
+    nnpack: Any = torch.backends.nnpack  # untyped
+    before_nnpack = nnpack.set_flags(enabled)
     try:
         yield
     finally:
         mkldnn.enabled = before
+        nnpack.set_flags(*before_nnpack)
 
 
 def _is_asymmetric(problem: ConvProblem) -> bool:

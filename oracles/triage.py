@@ -12,12 +12,13 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from oracles.protocol import Differs, Evidence, Hung, OracleError
-from reference.problem import Array, ConvParams, ConvProblem, output_size
+from reference import layout
+from reference.problem import Array, ConvParams, ConvProblem, Size, output_size
 
 TRIES = 3  # new processes in which a fault may show again
 REPEATS = 20  # times that a problem is asked in each of them
@@ -223,19 +224,30 @@ def _smaller_sequences(problems: list[ConvProblem]) -> Iterator[list[ConvProblem
 
 
 def smaller_problems(problem: ConvProblem) -> Iterator[ConvProblem]:
-    """`problem` with one thing less, the greatest steps first: sizes, parameters, bias, values."""
+    """`problem` with one thing less, the greatest steps first: sizes, parameters, bias, values.
+
+    Arrays keep their layouts, or are made C-contiguous.
+    """
     form = _Form.of(problem)
     for position, less in form.steps():
-        if (cut := form.stepped(position, less).cut_from(problem)) is not None:
-            yield cut
+        for corner in (_first_corner, _last_corner):
+            if (cut := form.stepped(position, less).cut_from(problem, corner)) is not None:
+                yield cut
     if problem.b is not None:
         yield replace(problem, b=None)
     for name in ("x", "w", "b", "dy"):
         array = getattr(problem, name)
-        if array is not None and array.any():
-            yield replace(problem, **{name: np.zeros_like(array)})
+        if array is None:
+            continue
+        others: list[Any] = []
+        if layout.strides_of(array) is not None:
+            others.append(np.array(array, order="C"))
+        if array.any():
+            others.append(layout.laid_like(np.zeros_like(array), array))
             if not (array == 1).all():
-                yield replace(problem, **{name: np.ones_like(array)})
+                others.append(layout.laid_like(np.ones_like(array), array))
+        for other in others:
+            yield replace(problem, **{name: other})
 
 
 def neighbours(problem: ConvProblem) -> Iterator[ConvProblem]:
@@ -267,8 +279,7 @@ def _filled(problem: ConvProblem, like: ConvProblem) -> ConvProblem:
         values: Any = [1, 2, -3, 4, -2, 3, -1]
         if given is not None and not np.isin(given, [0, *values, -4]).all():
             values = given[given != 0]
-        filled: Array = np.resize(values, array.shape).astype(array.dtype)
-        return filled
+        return layout.laid_like(np.resize(values, array.shape).astype(array.dtype), array)
 
     x, w, b, dy = map(fill, ("x", "w", "b", "dy"))
     assert x is not None
@@ -324,8 +335,9 @@ class _Form:
         numbers[position] = number
         return _Form(self.rank, tuple(numbers))
 
-    def cut_from(self, problem: ConvProblem) -> ConvProblem | None:
-        """The corner of `problem` that has this form; None where that is no problem."""
+    def cut_from(self, problem: ConvProblem, corner: _Corner | None = None) -> ConvProblem | None:
+        """The corner of `problem`, the first, that has this form; None where that is no problem."""
+        corner = corner or _first_corner
         batch, groups, group_in, group_out, *rest = self.numbers
         axes = [
             tuple(rest[start : start + self.rank]) for start in range(0, 4 * self.rank, self.rank)
@@ -337,19 +349,28 @@ class _Form:
             params = ConvParams(stride, tuple(zip(pads[::2], pads[1::2])), dilation, groups)
             out = output_size(spatial, kernel, params)
             return ConvProblem(
-                _corner(problem.x, (batch, *spatial, groups * group_in)),
-                _corner(problem.w, (*kernel, group_in, filters)),
-                None if problem.b is None else _corner(problem.b, (filters,)),
-                _corner(problem.dy, (batch, *out, filters)),
+                corner(problem.x, (batch, *spatial, groups * group_in)),
+                corner(problem.w, (*kernel, group_in, filters)),
+                None if problem.b is None else corner(problem.b, (filters,)),
+                corner(problem.dy, (batch, *out, filters)),
                 params,
             )
         except ValueError:
             return None
 
 
-def _corner(array: Array, shape: tuple[int, ...]) -> Array:
+def _first_corner(array: Array, shape: Size) -> Array:
     """The first elements of `array` on each axis, zeros where it has too few."""
     corner = np.zeros(shape, array.dtype)
     both = tuple(slice(min(have, want)) for have, want in zip(array.shape, shape))
     corner[both] = array[both]
-    return corner
+    return layout.laid_like(corner, array)
+
+
+def _last_corner(array: Array, shape: Size) -> Array:
+    """The last elements of `array` on each axis, zeros before them where it has too few."""
+    backwards = (slice(None, None, -1),) * array.ndim
+    return layout.laid_like(_first_corner(array[backwards], shape)[backwards], array)
+
+
+_Corner: TypeAlias = Callable[[Array, Size], Array]

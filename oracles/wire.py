@@ -71,7 +71,7 @@ class Inbox:
             return None
         try:
             header = json.loads(self._bytes[_FRAME.size : start].decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Malformed(f"answers with a header that is not JSON ({error})") from None
         if not isinstance(header, dict):
             raise Malformed(f"answers with a header that is a {type(header).__name__}")
@@ -134,7 +134,9 @@ def decode_grads(header: Mapping[str, Any], body: bytearray) -> ConvGrads:
     """The gradients in an answer; raises Malformed if the message is not what it should be."""
     arrays = _arrays(header, body)
     if not {"dx", "dw"} <= set(arrays) <= {"dx", "dw", "db", "y"}:
-        raise Malformed(f"answers with the arrays {sorted(arrays)}, not with dx, dw, db, y")
+        raise Malformed(
+            f"answers with the arrays {sorted(map(str, arrays))}, not with dx, dw, db, y"
+        )
     return ConvGrads(arrays["dx"], arrays["dw"], arrays.get("db"), arrays.get("y"))
 
 
@@ -167,7 +169,7 @@ def _arrays(header: Mapping[str, Any], body: bytearray) -> dict[str, Array]:
             values = np.frombuffer(body, dtype, count, start) if count else np.zeros(0, dtype)
             arrays[name] = values.reshape(shape)
             start += count * dtype.itemsize
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Malformed(f"answers with arrays that cannot be read: {error}") from None
     if start != len(body):
         raise Malformed(f"answers with {len(body)} bytes where its arrays need {start}")

@@ -3,7 +3,8 @@
 `python -m oracles.zygote NAME FD` is started by `oracles.worker`; FD is the control socket. The
 zygote itself never computes, so the framework starts no threads in it and every fork is clean. It
 answers each socket that it is sent with a child that serves problems on it, reports how children
-end, and goes when its control socket closes. When it goes, so does its child.
+end, and goes when its control socket closes. When it goes, so does its child, and whatever that has
+started, in a session of its own too: the zygote is the parent of all that lose theirs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,10 @@ from reference.problem import ConvGrads, ConvParams, ConvProblem
 
 MEMORY_LIMIT = 4 << 30  # bytes that computing may map beyond what the import has
 
+END_LIMIT = 1.0  # seconds for what a killed process leaves to end
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(name: str, control_fd: int) -> None:
@@ -52,6 +57,9 @@ def main(name: str, control_fd: int) -> None:
     _warm_up()
     gc.collect()
     gc.freeze()  # what the import made is not looked at again, nor copied, in every child
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_PDEATHSIG, 0)  # from here on the control socket tells, and there is time to end
+    helpers = _own_processes()  # which the import has started
     _tell(control, event="ready")
     wake, wake_end = os.pipe()
     os.set_blocking(wake_end, False)
@@ -63,12 +71,11 @@ def main(name: str, control_fd: int) -> None:
         readable = select.select(watched, [], [])[0]
         if wake in readable:
             os.read(wake, 4096)
-            _report_ended(control, children)
+            _report_ended(control, children, helpers)
         if control in readable:
             data, fds, _, _ = socket.recv_fds(control, 1, 1)
             if not data:
-                for child in children:
-                    _kill_group(child)
+                _end(children)
                 return
             children.add(_fork_child(control, socket.socket(fileno=fds[0]), oracle))
 
@@ -144,15 +151,44 @@ def _fork_child(control: socket.socket, channel: socket.socket, oracle: Oracle) 
     return pid
 
 
-def _report_ended(control: socket.socket, children: set[int]) -> None:
+def _report_ended(control: socket.socket, children: set[int], helpers: set[int]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            _kill_group(pid)
-            children.discard(pid)
-            _tell(control, event="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
+            if pid in children:
+                _kill_group(pid)
+                children.remove(pid)
+                _kill(_own_processes() - children - helpers)
+                _tell(control, event="ended", pid=pid, status=os.waitstatus_to_exitcode(status))
+
+
+def _end(children: set[int]) -> None:
+    """Kill `children` and all that they have started."""
+    for child in children:
+        _kill_group(child)
+    deadline = time.monotonic() + END_LIMIT
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < deadline:
+            _kill(_own_processes())
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.005)
+
+
+def _own_processes() -> set[int]:
+    """The processes whose parent this one is, those included that have lost theirs."""
+    pids: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # of a thread that has ended meanwhile
+            pids.update(map(int, path.read_text().split()))
+    return pids
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _kill_group(pid: int) -> None:
@@ -161,8 +197,12 @@ def _kill_group(pid: int) -> None:
 
 
 def _die_with_parent() -> None:
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _limit_memory() -> None:

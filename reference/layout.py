@@ -63,6 +63,28 @@ def with_strides(array: Array, strides: Size | None) -> Array:
     return copy
 
 
+def laid_like(array: Array, original: Array) -> Array:
+    """A copy of `array`, which has as many axes, that lies in memory as `original` does.
+
+    Its axes have the same order and direction, and are as far apart; where `original` shows one
+    element many times, so does the copy.
+    """
+    strides = strides_of(original)
+    if strides is None:
+        copy = np.array(array, order="C")
+    else:
+        apart = [0] * array.ndim
+        sizes = zip(original.shape, strides)
+        step = min((abs(stride) for size, stride in sizes if size > 1 and stride), default=1)
+        for axis in sorted(range(array.ndim), key=lambda axis: abs(strides[axis])):
+            if strides[axis]:
+                apart[axis] = step if strides[axis] > 0 else -step
+                step *= max(1, array.shape[axis])
+        copy = with_strides(array, tuple(apart))
+    copy.flags.writeable = original.flags.writeable
+    return copy
+
+
 def memory_of(array: Array, strides: Size) -> Array:
     """All elements that `array` of these strides spans, those between its own too, in one row."""
     forwards = array[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in strides)]

@@ -9,6 +9,9 @@ multiplication or an addition whose result underflows loses at most the least no
 also where a processor flushes it to zero. What is summed in one format and stored in a narrower one
 is rounded once more. On integers nothing is rounded as long as S is at most 2^p, p the precision:
 every partial sum is an integer that the format holds, so there the bound is zero.
+
+An element that a product with NaN or Inf reaches is NaN or Inf whatever the order: it must be that
+very value. One that no such product reaches is what it would be with zeros in their place.
 """
 
 from __future__ import annotations
@@ -66,8 +69,8 @@ class Expected:
     """What an answer must be.
 
     `want` holds the right results in higher precision, `allowed` the most that each element may be
-    off (0: it must be equal), `sums` the sums of absolute products S. All have the shapes of x, w,
-    b and dy; db is None without a bias.
+    off (0: it must be equal, NaN where that is NaN), `sums` the sums of absolute products S of what
+    is finite. All have the shapes of x, w, b and dy; db is None without a bias.
     """
 
     want: ConvGrads
@@ -81,17 +84,25 @@ class Expected:
             return np.logical_not(self.error(name, got) <= allowed)
 
     def error(self, name: str, got: Array) -> Array:
-        """|got - want|, in the higher precision; NaN where that is infinite or no number."""
+        """|got - want|, in the higher precision; NaN where that is infinite or no number.
+
+        It is 0 where both are NaN, or the same Inf.
+        """
         want: Array = getattr(self.want, name)
         error: Array
         if want.dtype != object:
             with np.errstate(all="ignore"):
                 error = np.abs(got.astype(want.dtype) - want)
             error[np.isinf(error)] = np.nan
-            return error
-        finite = np.isfinite(got.astype(np.float64))
-        error = np.full(got.shape, np.nan, object)
-        error[finite] = np.abs(as_rationals(got[finite]) - want[finite])
+        else:
+            finite = np.isfinite(got.astype(np.float64))
+            error = np.full(got.shape, np.nan, object)
+            error[finite] = np.abs(as_rationals(got[finite]) - want[finite])
+        special = _is_special(want)
+        if special.any():
+            there, right = got[special].astype(np.float64), want[special].astype(np.float64)
+            same = (there == right) | (np.isnan(there) & np.isnan(right))
+            error[special] = np.where(same, 0, np.nan)
         return error
 
     def ratios(self, name: str, got: Array) -> Array:
@@ -115,7 +126,7 @@ class Expected:
 def expect(
     problem: ConvProblem, accumulation: str | None = None, *, conventional: bool = True
 ) -> Expected:
-    """What `problem`, of finite data, has for an answer if sums are in format `accumulation`.
+    """What `problem` has for an answer if sums are in format `accumulation`.
 
     The right results are computed in float64, those of float64 in longdouble, or in rational
     arithmetic where that is no wider. None of the data may be subnormal: a processor that takes
@@ -130,6 +141,11 @@ def expect(
     if problem.dtype.name not in FORMATS:  # integers, rationals: nothing is rounded
         want = _of(problem, lambda array: array)
         return Expected(want, _each(lambda a: np.zeros(a.shape), want), absolute_sums(problem))
+    if not is_finite(problem):
+        finite = expect(finite_part(problem), accumulation, conventional=conventional)
+        rule = _of(problem, _signs)
+        want = with_special_values(finite.want, rule)
+        return Expected(want, _each(_none_if_special, finite.allowed, rule), finite.sums)
     stored = FORMATS[problem.dtype.name]
     summed = FORMATS[accumulation or ACCUMULATION[problem.dtype.name]]
     want, unit_of_want = _in_higher_precision(problem)
@@ -175,6 +191,55 @@ def gamma(count: Array, unit: float) -> Array:
 def absolute_sums(problem: ConvProblem) -> ConvGrads:
     """S of every element: the results of `problem` with absolute values, in float64."""
     return _of(problem, lambda array: np.abs(array.astype(np.float64)))
+
+
+def is_finite(problem: ConvProblem) -> bool:
+    """Whether there is no NaN and no Inf in the arrays of `problem`, which are of a float type."""
+    arrays = (problem.x, problem.w, problem.b, problem.dy)
+    return all(bool(np.isfinite(array).all()) for array in arrays if array is not None)
+
+
+def finite_part(problem: ConvProblem) -> ConvProblem:
+    """`problem` with zeros in the place of NaN and Inf."""
+    return _changed(problem, lambda array: np.where(np.isfinite(array), array, array.dtype.type(0)))
+
+
+def signs_of(problem: ConvProblem) -> ConvProblem:
+    """`problem` in float64, with the signs of its numbers, and its NaN and Inf.
+
+    Its results are NaN and Inf where those of `problem` are, and no others: no sum overflows.
+    """
+    return _changed(problem, _signs)
+
+
+def with_special_values(finite: ConvGrads, rule: ConvGrads) -> ConvGrads:
+    """`finite` with the NaN and Inf of `rule`."""
+
+    def merged(array: Array, of_rule: Array) -> Array:
+        return np.asarray(np.where(np.isfinite(of_rule), array, of_rule))
+
+    return _each(merged, finite, rule)
+
+
+def _none_if_special(allowed: Array, rule: Array) -> Array:
+    return np.asarray(np.where(np.isfinite(rule), allowed, 0))
+
+
+def _signs(array: Array) -> Array:
+    array = array.astype(np.float64)
+    return np.where(np.isfinite(array), np.sign(array), array)
+
+
+def _changed(problem: ConvProblem, change: Callable[[Array], Array]) -> ConvProblem:
+    x, w, dy = map(change, (problem.x, problem.w, problem.dy))
+    return ConvProblem(x, w, None if problem.b is None else change(problem.b), dy, problem.params)
+
+
+def _is_special(want: Array) -> Array:
+    """Where right results are NaN or Inf."""
+    if want.dtype != object:
+        return ~np.isfinite(want)
+    return np.asarray(np.frompyfunc(lambda value: isinstance(value, float), 1, 1)(want), bool)
 
 
 def as_rationals(array: Array) -> Array:

@@ -20,7 +20,9 @@ from tests.benchmarks.power_peers import DEAR, JUDGES, LIMIT, VAIN, write
 from tests.support.mutants import ALLOWED, MUTANTS
 
 COMMAND = "python -m tests.benchmarks.power_report"
+OURS_COMMAND = "python -m tests.benchmarks.power"
 OURS = "**ours**"
+SMALL = 64  # elements of x, w and dy together
 UNION = "all others together"
 
 
@@ -72,7 +74,7 @@ class Report:
         found = self.ours.get(name, {})
         if not found.get("check"):
             return "missed" if found else "not asked"
-        problems = statistics.median(found["problems"])
+        problems = statistics.median(n for n in found["problems"] if n is not None)
         return f"{found['check']}, {problems:g}"
 
     def false_alarms(self, judge: str) -> str:
@@ -152,12 +154,55 @@ class Report:
             ),
             "## Mutants that none of the others catches",
             "\n".join(f"- `{name}`: {_words(name)}" for name in unseen),
+            *(self.ours_in_full() if self.ours else []),
             "## All mutants",
             _table(heads, rows),
             "## What is wrong with them",
             "\n".join(f"- `{name}`: {_words(name)}" for name in self.names),
         ]
         return "\n\n".join(parts) + "\n"
+
+    def ours_in_full(self) -> list[str]:
+        """What our checks find, by which one and how soon, and how small; and the reports."""
+        heads = ["mutant", "caught by", "problems", "most", "seconds", "elements", "regions"]
+        big = {name: of for name, of in self.ours.items() if (of["size"] or 0) > SMALL}
+        reports = sorted(
+            {(report, name) for name, of in self.ours.items() for report in of["upstream"]},
+            key=lambda pair: (pair[0].lower(), pair[1]),
+        )
+        return [
+            "## Ours",
+            _OURS_LEGEND,
+            _table(heads, [[f"`{name}`", *_ours(of)] for name, of in self.ours.items()]),
+            f"Of more than {SMALL} elements, and why:",
+            "\n".join(f"- `{name}`, {of['size']:,}: {_needs(name)}" for name, of in big.items()),
+            "## Reports that a mutant is modelled on",
+            "What would have caught each, after how many problems and seconds.",
+            _table(
+                ["report", "mutant", *heads[1:5]],
+                [[report, f"`{name}`", *_ours(self.ours[name])[:4]] for report, name in reports],
+            ),
+        ]
+
+
+def _ours(of: Mapping[str, Any]) -> list[str]:
+    """The cells of one mutant."""
+    problems = [count for count in of["problems"] if count is not None]
+    seconds = [figure for figure in of["seconds"] if figure is not None]
+    if not problems:
+        return ["missed", *["-"] * 5]
+    return [
+        of["check"],
+        f"{statistics.median(problems):,.0f}",
+        f"{max(problems):,}",
+        f"{statistics.median(seconds):.2f}",
+        f"{of['size']:,}",
+        "; ".join(of["regions"]),
+    ]
+
+
+def _needs(name: str) -> str:
+    return MUTANTS[name].needs if name in MUTANTS else "not known"
 
 
 def _words(name: str) -> str:
@@ -241,6 +286,13 @@ their authors found worth a test of a right implementation; a mutant in a region
 test, empty batches, padding larger than the kernel, many channels, NaN, layouts of memory, cannot
 be caught there, whatever the check is worth. `docs/precision.md` compares the checks themselves on
 the same layers."""
+
+
+_OURS_LEGEND = f"""\
+Made by `{OURS_COMMAND} --write docs/power.json`: what the profile ci asks,
+with five seeds; medians. "problems" and "seconds", of drawing and judging, are until the mutant is
+caught, "most" is the most of the five; "elements" are those of x, w and dy together in the problem
+that is left when it is made smaller, "regions" those that its failures are in and few passes."""
 
 
 if __name__ == "__main__":

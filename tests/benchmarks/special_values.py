@@ -310,7 +310,9 @@ def where(at: Sequence[Form], asked: Sequence[Form]) -> str:
 _LEGEND = """\
 What each oracle makes of one NaN, +Inf or -Inf, held against the reference. Its rule: a tap in the
 padding is absent, not a product with zero; everything else is IEEE 754, so 0 * Inf inside the input
-is NaN. Frameworks need not keep to that: this is information, not pass or fail.
+is NaN. Frameworks need not keep to that: this is information, not pass or fail. Whose domain says
+`special_values=True` is held to it, by `tests/verification/test_special_values.py`; none of the
+oracles below can say so, nor can their variants.
 
 "dX NaN, not 0" says that some elements of dX are NaN where the reference has 0; "0" is a sum of
 nothing but zeros. A cell sums up problems of 1 to 3 dimensions in float32 and float64 with 1, 3 or

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import struct
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oracles import compare
 from oracles.compare import first, judge
@@ -105,12 +109,45 @@ def wrong_reference(problem: ConvProblem, **changes: object) -> ConvGrads:
     return replace(right_grads(problem), **changes)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["x", "w", "dy"])
-def test_without_an_exact_answer_the_reference_is_not_blamed(name: str) -> None:
-    """NaN and Inf have no rational value: the oracle's answer differs, and that is said."""
-    verdict = judge(named(zoo.right), one_tap(**{name: np.float32([[[np.nan]]])}))
-    assert verdict.kind == "differs"
-    assert verdict.message.startswith("mine ")
+def test_special_values_are_held_against_the_rule(name: str, value: float) -> None:
+    """Nothing is allowed but the very value; plain loops judge between oracle and reference."""
+    problem = one_tap(**{name: np.float32([[[value]]])})
+    assert judge(named(zoo.right), problem).kind == "agrees"
+    result = {"x": "dw", "w": "dx", "dy": "dx"}[name]
+    for wrong in (0, np.nan, np.inf, -np.inf):
+        if not np.array_equal(wrong, value, equal_nan=True):
+            spoilt = zoo.Bad(
+                lambda p, wrong=wrong: wrong_reference(p, **{result: np.full_like(p.x, wrong)})
+            )
+            assert judge(named(spoilt), problem).message.startswith(
+                f"mine {result}[0, 0, 0] = {wrong}, but should be {value} (allowed 0; 1 of 1 "
+                "elements differ; reference, exact agree) ["
+            )
+
+
+def test_what_no_special_value_reaches_is_as_always() -> None:
+    """Its bound is that of the finite numbers, which no NaN makes wider or does away with."""
+    x = np.float32([[[0.1], [np.inf]]])
+    one = np.float32([[[0.3]]])
+    problem = ConvProblem(x, one, None, np.float32([[[0.7], [0]]]), one_tap().params)
+    assert judge(named(zoo.right), problem).kind == "agrees"
+    factor = np.float32([[1.001], [1]])
+    off = zoo.Bad(lambda p: replace(right_grads(p), y=right_grads(p).y * factor))
+    message = judge(named(off), problem).message
+    assert message.startswith("mine y[0, 0, 0] = 0.03")
+    assert "(off by 3e-05, allowed 1.79e-09; 1 of 2 elements differ; reference, exact" in message
+    assert judge(named(off), replace(problem, x=np.float32([[[0], [1]]]))).kind == "agrees"
+
+
+def test_a_reference_that_breaks_the_rule_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would be for a wrong number."""
+    monkeypatch.setattr(compare, "reference_grads", zoo.swallows_nan.grads)
+    problem = one_tap(dy=np.float32([[[np.nan]]]))
+    message = judge(named(zoo.plain_loops), problem).message
+    assert message.startswith("reference dw[0, 0, 0] = 0, but should be nan (allowed 0; ")
+    assert "; mine, exact agree) [" in message
 
 
 def test_a_missing_db_is_malformed() -> None:
@@ -161,6 +198,7 @@ def answer(arrays: object, body: bytes = b"") -> bytes:
     [
         (b"\xff" * 64, "bytes, of at most"),
         (b"\0\0\0\4" + b"\0" * 8 + b"oops", "a header that is not JSON"),
+        (struct.pack(">IQ", 100_000, 0) + b"[" * 100_000, "a header that is not JSON"),
         (frame([1]), "a header that is a list"),  # type: ignore[arg-type]
         (frame({"status": "answered"}), "arrays that cannot be read"),
         (answer([["dx", "|O8", [1]]], b"\0" * 8), "dx has dtype '|O8'"),
@@ -169,6 +207,7 @@ def answer(arrays: object, body: bytes = b"") -> bytes:
         (answer([["dx", "<f4", "ab"]]), "arrays that cannot be read"),
         (answer([["dx", "<f4", [1]]], b"\0" * 4), r"the arrays ['dx'], not with dx, dw, db, y"),
         (answer([["dx", "<f4", [1]], ["dw", "<f4", [1]]], b"\0" * 9), "9 bytes where its arrays"),
+        (answer([["dx", "<f4", [0]], [1, "<f4", [0]]]), "the arrays ['1', 'dx'], not with"),
         (answer([["dx", "<f4", [0]], ["dw", "<f4", [0]], ["e", "<f4", [0]]]), "the arrays ['dw'"),
     ],
 )
@@ -179,6 +218,21 @@ def test_garbage_is_malformed(data: bytes, words: str) -> None:
     with pytest.raises(Malformed) as caught:
         decode_grads(*inbox.message())
     assert words in str(caught.value)
+
+
+_NAMES = st.sampled_from(["dx", "dw", "e", 1, None, ["dx"]])
+_DTYPES = st.sampled_from(["<f4", "<f8", "bfloat16", "O", "<f3", "<c9", "<M8", 4, None, ["<f4"]])
+_SIZES = st.sampled_from([0, 1, 2, -1, 10**30, 2**63, 0.5, True, "2", None, [1]])
+_ARRAYS = st.tuples(_NAMES, _DTYPES, st.lists(_SIZES, max_size=3)) | st.tuples(_NAMES)
+
+
+@given(arrays=st.lists(_ARRAYS, max_size=3), body=st.binary(max_size=40))
+def test_any_answer_is_read_or_malformed(arrays: object, body: bytes) -> None:
+    """Names, dtypes and shapes that are none, too many bytes or too few."""
+    inbox = Inbox(limit=1 << 20)
+    inbox.feed(answer(arrays, body))
+    with contextlib.suppress(Malformed):
+        assert isinstance(decode_grads(*inbox.message()), ConvGrads)
 
 
 def test_half_a_message_is_none() -> None:

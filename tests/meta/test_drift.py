@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, given, settings
 
+from oracles import divergences
 from oracles.protocol import DTYPES, GROUP_KINDS, Box, Domain, GroupKind
 from oracles.registry import find
 from reference import ConvProblem
 from tests.meta.test_face import run_pytest
-from tests.support.drift import PROBLEMS, Row, drift, load, save
+from tests.support import drift
+from tests.support.drift import PROBLEMS, Row
 from tests.support.fixed import probes
 from tests.support.regressions import load as load_kept
 from tests.support.reporting import Tally
@@ -45,7 +47,7 @@ def test_the_same_code_stays_green(baseline: Path) -> None:
     assert baseline.read_text() == before
     lines = [line for line in before.splitlines() if NAME in line]
     assert lines == sorted(lines)
-    assert len(lines) == len(load(baseline)) == 4
+    assert len(lines) == len(drift.load(baseline)) == 4
 
 
 def test_a_loss_of_two_bits_turns_the_gate_red(baseline: Path) -> None:
@@ -69,12 +71,57 @@ def test_an_oracle_that_the_baseline_does_not_know_is_red(baseline: Path) -> Non
     assert "the baseline has no such row; --update-baseline records it" in output
 
 
+def test_a_record_of_another_machine_is_said(baseline: Path, tmp_path: Path) -> None:
+    """Nobody is called less exact for its processor; an update adds rows, and keeps the others."""
+    path = tmp_path / "baseline.json"
+    theirs = {
+        name.replace(drift.machine(), "SomebodyElse:avx512f"): row
+        for name, row in drift.load(baseline).items()
+    }
+    drift.save(path, theirs)
+    before = path.read_text()
+    code, output = run_pytest(*ARGUMENTS, f"--baseline={path}")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert (
+        f"--baseline {path}: recorded on SomebodyElse:avx512f, but this is {drift.machine()}, where"
+        in output
+    )
+    assert path.read_text() == before
+    code, _ = run_pytest(*ARGUMENTS, f"--baseline={path}", "--update-baseline")
+    assert code == pytest.ExitCode.OK
+    assert drift.load(path) == {**theirs, **drift.load(baseline)}
+    assert run_pytest(*ARGUMENTS, f"--baseline={path}")[0] == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "words"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: sse2 avx2 avx512f avx512_bf16\n", "avx512_bf16"),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: avx512_bf16 avx512f avx512_fp16\n", "avx512_fp16"),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: sse2 avx2\n", "avx2"),
+        ("CPU implementer\t: 0x41\nFeatures\t: fp asimd\n", "asimd"),
+        ("", "unknown"),
+    ],
+)
+def test_what_kind_of_machine_this_is(
+    cpuinfo: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libraries choose their kernels by: the vendor, and the most that the processor has."""
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(Path, "read_text", lambda _: 2 * cpuinfo)
+    for ask in (divergences.cpu_flags, divergences.cpu_vendor):
+        monkeypatch.setattr(divergences, ask.__name__, ask.__wrapped__)
+        monkeypatch.setattr(drift, ask.__name__, ask.__wrapped__)
+    vendor = cpuinfo.splitlines()[0].rpartition(" ")[2] if cpuinfo else "unknown"
+    assert drift.machine() == f"{vendor}:{words}"
+
+
 def test_a_result_that_is_no_longer_measured_is_red(baseline: Path, tmp_path: Path) -> None:
     """What an oracle has ceased to claim cannot be less exact, and is not passed over."""
     path = tmp_path / "baseline.json"
-    name = next(name for name in load(baseline) if " dw " in name)
+    name = next(name for name in drift.load(baseline) if " dw " in name)
     other = name.replace(NAME, "numerical").replace(" dw ", " y ")
-    save(path, {**load(baseline), other: load(baseline)[name]})
+    drift.save(path, {**drift.load(baseline), other: drift.load(baseline)[name]})
     code, output = run_pytest(
         "--oracle", "numerical", DRIFT, "-k", "1d-float32", f"--baseline={path}"
     )
@@ -114,16 +161,16 @@ def test_what_is_no_baseline_is_said_and_kept(
 
 def test_what_chance_explains_is_no_drift() -> None:
     """Larger on 41 of 48 problems is beyond chance, on 39 not yet; equal ones do not count."""
-    assert drift("mine", OLD, OLD) == ""
+    assert drift.drift("mine", OLD, OLD) == ""
 
     def worse(count: int, others: float) -> Row:
         problems = [0.4] * count + [others] * (PROBLEMS - count)
         return Row("1.1", 0.8, 0.4, 7, problems)
 
-    assert drift("mine", OLD, worse(39, 0.05)) == ""
-    assert drift("mine", OLD, worse(19, 0.1)) == ""
-    assert drift("mine", OLD, worse(20, 0.1))
-    assert drift("mine", OLD, worse(41, 0.05)) == (
+    assert drift.drift("mine", OLD, worse(39, 0.05)) == ""
+    assert drift.drift("mine", OLD, worse(19, 0.1)) == ""
+    assert drift.drift("mine", OLD, worse(20, 0.1))
+    assert drift.drift("mine", OLD, worse(41, 0.05)) == (
         "mine: less exact than in the baseline by about 2.0 bits: error/bound is larger on 41 of "
         "48 problems, where chance would have it on half of them; largest 0.8, was 0.2; 99th "
         "percentile 0.4, was 0.1; version 1.1, was 1.0"
@@ -133,9 +180,9 @@ def test_what_chance_explains_is_no_drift() -> None:
 def test_rows_of_others_stay(tmp_path: Path) -> None:
     """An update replaces what was measured and keeps the rest."""
     path = tmp_path / "baseline.json"
-    save(path, {"b": OLD, "a": OLD})
-    save(path, {"b": replace(OLD, worst=8)})
-    assert {name: row.worst for name, row in load(path).items()} == {"a": 7, "b": 8}
+    drift.save(path, {"b": OLD, "a": OLD})
+    drift.save(path, {"b": replace(OLD, worst=8)})
+    assert {name: row.worst for name, row in drift.load(path).items()} == {"a": 7, "b": 8}
     assert list(json.loads(path.read_text())["rows"]) == ["a", "b"]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -218,7 +218,7 @@ def test_the_oracle_of_the_readme(tmp_path: Path) -> None:
     )
     command = "pytest tests/verification --oracle kernels.my_kernel --oracle numerical"
     assert command in readme
-    arguments = [*command.split()[1:], "-k", "not laws and not numerical"]
+    arguments = [*command.split()[1:], "-k", "not laws and not numerical and not power"]
     exit_code, output = run_pytest(*arguments, PYTHONPATH=str(tmp_path))
     assert exit_code == pytest.ExitCode.OK, output
     assert rows(output)["kernels.my_kernel"][2:6] == ["exact", "exact", "exact", "-"]
@@ -396,6 +396,22 @@ def test_workers_of_xdist_are_added_up() -> None:
     for option in ([], ["-n", "2"]):
         row = rows(run_pytest(*arguments, *option)[1])["numerical"]
         assert int(row[1]) - int(row[7]) == 150  # problems that are not weak
+
+
+def test_kept_counterexamples_come_first() -> None:
+    """Whatever else is asked for, and in whatever order."""
+    _, output = run_pytest("--collect-only", "-q", "--oracle", "numerical", EXACT, "tests")
+    assert output.splitlines()[0].startswith("tests/verification/test_kept.py::")
+
+
+def test_a_number_of_problems() -> None:
+    """`--problems` takes the place of the profile's number; none is not a number."""
+    arguments = ("--oracle", "tests.support.zoo:right", EXACT, "-k", "1d-float32")
+    row = rows(run_pytest(*arguments, "--problems=70")[1])["tests.support.zoo:right"]
+    assert int(row[1]) - int(row[7]) == 70
+    code, output = run_pytest(*arguments, "--problems=0")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "--problems 0: must be at least 1" in output
 
 
 def test_progress_on_a_terminal(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from oracles.compare import reference_grads
-from oracles.protocol import Box, Domain
+from oracles.protocol import DTYPES, Box, Domain
 from reference import ConvParams, ConvProblem
 from reference.problem import Array, Size
 from reference.rounding import (
@@ -27,7 +27,7 @@ from reference.rounding import (
 )
 from tests.support import fills
 from tests.support.fixed import layer, probes
-from tests.support.strategies import Fill, problems
+from tests.support.strategies import Fill, problems, problems_in_box, styles_of
 from tests.support.verification import is_weak
 
 each_rank = pytest.mark.parametrize("rank", [1, 2, 3])
@@ -238,7 +238,8 @@ def test_probes_show_a_narrower_format(rank: int) -> None:
 def test_reals_are_in_range(dtype: str, data: DataObject) -> None:
     """None is subnormal, and no partial sum overflows in any order, rounding included."""
     rank = data.draw(st.sampled_from([1, 2, 3]))
-    problem = data.draw(problems(any_of(dtype), rank, dtype, "reals"))
+    domain = Domain(Box(ranks=(1, 2, 3), dtypes=(dtype,)), accumulation={dtype: dtype})
+    problem = data.draw(problems(domain, rank, dtype, "reals"))
     stored, to = FORMATS[dtype], FORMATS[ACCUMULATION[dtype]]
     for array in arrays(problem).values():
         size = np.abs(array.astype(np.float64))
@@ -247,6 +248,30 @@ def test_reals_are_in_range(dtype: str, data: DataObject) -> None:
     longest = np.array(problem.w.size + problem.dy.size + 1)
     most = min(stored.largest, to.largest) / (1 + gamma(longest, to.unit))
     assert largest_sum(problem) <= most
+
+
+@given(data=st.data())
+def test_sums_that_return(data: DataObject) -> None:
+    """Every result is finite, and of two samples the first alone is beyond float16 in dW."""
+    rank = data.draw(st.sampled_from([1, 2, 3]))
+    box = Box(ranks=(1, 2, 3), dtypes=("float16",))
+    problem = data.draw(problems_in_box(box, rank, "float16", "reals", (fills.RETURNING,)))
+    largest, want = FORMATS["float16"].largest, expect(problem).want
+    for result in (want.dx, want.dw, want.db, want.y):
+        assert result is None or np.all(np.abs(result) <= largest)
+    first = replace(problem, x=problem.x[:1], dy=problem.dy[:1])
+    if len(problem.x) > 1 and np.any(expect(first).want.dw):
+        assert np.max(np.abs(expect(first).want.dw)) > largest
+
+
+def test_sums_return_only_where_they_may() -> None:
+    """Not in float16 for who sums in float16, and for no other dtype; transforms get less."""
+    box = Box(ranks=(1,), dtypes=DTYPES)
+    assert styles_of(Domain(box), "float16") == (*fills.STYLES, fills.RETURNING)
+    narrow = Domain(box, accumulation={"float16": "float16"})
+    assert styles_of(narrow, "float16") == fills.STYLES
+    assert all(styles_of(Domain(box), dtype) == fills.STYLES for dtype in DTYPES[1:])
+    assert styles_of(Domain(box, exact=False), "float16") == fills.MODEST
 
 
 @each_dtype

@@ -13,7 +13,7 @@ from oracles.protocol import Caller, Malformed, describe
 from oracles.registry import connect, find
 from oracles.wire import Inbox, decode_problem, encode_problem
 from reference import ConvGrads, ConvParams, ConvProblem
-from reference.layout import extent, placed, strides_of, with_strides
+from reference.layout import extent, laid_like, placed, strides_of, with_strides
 from reference.problem import Array
 from tests.support import layouts, zoo
 from tests.support.regressions import problem_from_json, problem_to_json
@@ -118,3 +118,20 @@ def test_it_is_kept(name: str) -> None:
     assert kept.x.flags.writeable == given.x.flags.writeable
     assert ("x with strides" in describe(given)) == (given.x.strides != BASE.strides)
     assert ("x read-only" in describe(given)) == (name == "read-only")
+
+
+@pytest.mark.parametrize("name", layouts.LAYOUTS)
+def test_a_smaller_array_lies_alike(name: str) -> None:
+    """It is told to be of the same layout, and is a copy."""
+    original = np.repeat(BASE, 2, axis=0)
+    laid = layouts.LAYOUTS[name](original)
+    smaller = laid_like(original[:, 1:4, 1:], laid)
+    assert np.array_equal(smaller, original[:, 1:4, 1:])
+    assert layouts.name_of(problem(smaller)) == layouts.name_of(problem(laid)) == name
+    assert not np.shares_memory(smaller, laid)
+
+
+def test_a_smaller_expanded_array_is_expanded() -> None:
+    """One sample is shown for all."""
+    laid = laid_like(np.ones((3, 2, 4), np.float32), np.broadcast_to(BASE[0, :1], (5, 4, 3)))
+    assert strides_of(laid) == (0, 4, 1)

@@ -120,6 +120,17 @@ def test_caught_by_the_probe(name: str) -> None:
             verification.probe(oracle, rank, dtype)
 
 
+@pytest.mark.parametrize(
+    ("name", "bits"), [("bfloat16_inputs", 8), ("tf32_inputs", 11), ("split_bfloat16", 17)]
+)
+def test_the_probe_tells_how_many_bits_there_are(name: str, bits: int) -> None:
+    """The least of all problems, which is what the narrower format has."""
+    verification, oracle = connected(name)
+    for rank, dtype in oracle.domain.cells():
+        with pytest.raises(Disagreement, match=rf"promises float32, 24 bits, .* carries {bits} \["):
+            verification.probe(oracle, rank, dtype)
+
+
 @pytest.mark.parametrize("fill", ["integers", "reals"])
 @each_right
 def test_no_alarm_on_random_problems(name: str, fill: Fill) -> None:

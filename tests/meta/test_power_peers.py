@@ -211,7 +211,16 @@ def test_the_report() -> None:
     """Shares, false alarms, the matrix, and our column where there is one."""
     peers = found(**{name: line.cell for name, line in LINES.items()})
     peers["mutants"]["allowed"] = {"by hand": {"caught": True, "how": "differs"}}
-    ours = {"one": {"check": "exact", "problems": [3, 1, 2]}, "two": {"check": None}}
+    one = {
+        "check": "exact",
+        "problems": [3, 1, 2],
+        "seconds": [0.5, 0.25, 1],
+        "size": 1000,
+        "regions": ["bias"],
+        "upstream": ["issue#1"],
+    }
+    none = {"check": None, "problems": [None], "seconds": [None], "size": None, "upstream": []}
+    ours = {"one": one, "two": none}
     report = Report(peers, ours, [*LINES], ["unmutated", "allowed"])
     for name, line in LINES.items():
         assert report.cell(name, "by hand") == line.words
@@ -221,6 +230,10 @@ def test_the_report() -> None:
     text = report.markdown()
     assert "| by hand | np.allclose | 9 | 2 of 6 | 1 | 2 | 3 of 3, 2 cases | 0.5 |" in text
     assert "| `four` | not asked | missed, 2 not run |" in text
+    assert "| `one` | exact | 2 | 3 | 0.50 | 1,000 | bias |" in text
+    assert "| `two` | missed | - | - | - | - | - |" in text
+    assert "- `one`, 1,000: not known" in text
+    assert "| issue#1 | `one` | exact | 2 | 3 | 0.50 |" in text
     assert OURS not in Report(peers, {}, [*LINES], []).markdown()
 
 

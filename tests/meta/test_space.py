@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -16,9 +17,18 @@ from oracles.registry import find, names
 from reference.problem import RANKS, ConvProblem, same_padding
 from reference.rounding import FORMATS, expect
 from tests.support import layouts
+from tests.support.classes import (
+    SAME_SHAPES,
+    alike,
+    ask_one,
+    region_names,
+    regions,
+    three_classes,
+)
 from tests.support.coverage import (
     AXIS,
     Coverage,
+    Met,
     combinations_of,
     coverage_of,
     problems_of,
@@ -26,9 +36,12 @@ from tests.support.coverage import (
     wish,
     words,
 )
-from tests.support.regions import REGIONS, regions_of
-from tests.support.space import axes_of, can_be, problems_like, table
+from tests.support.regions import REGIONS, regions_in_common, regions_of
+from tests.support.reporting import Tally
+from tests.support.space import Facts, axes_of, can_be, problems_like, table
 from tests.support.strategies import Fill, problems
+from tests.support.verification import Verification
+from tests.verification import test_coverage
 
 ANY = Domain(Box(ranks=RANKS, dtypes=DTYPES))
 PLAIN = Domain(
@@ -78,7 +91,7 @@ def test_every_region_is_reached(data: DataObject, box: Box, name: str) -> None:
         fill = data.draw(st.sampled_from(FILLS))
         problem = data.draw(problems_like(REGIONS[name], domain, rank, dtype, fill))
         assert domain.refusal(problem) is None
-        assert REGIONS[name].holds(problem)
+        assert REGIONS[name].holds(Facts.of(problem))
         assert name in regions_of(problem)
 
 
@@ -127,7 +140,6 @@ def test_the_covering_array_is_complete(name: str) -> None:
     covered = set(triples(coverage.array).ravel().tolist())
     assert covered >= set(coverage.valid.tolist())
     assert len(coverage.array) < 300
-    assert all(len(row) for row in (coverage.of(*cell) for cell in domain.cells()))
 
 
 def test_what_can_meet() -> None:
@@ -156,7 +168,7 @@ def test_a_combination_is_drawn(name: str, data: DataObject) -> None:
     problem = data.draw(problems_of(domain, combination))
     like, fill = wish(combination)
     assert domain.refusal(problem) is None
-    assert like.holds(problem)
+    assert like.holds(Facts.of(problem))
     found = combinations_of(problem, fill)
     assert found is not None
     assert (found == combination).all(axis=1).any(), words(combination)
@@ -165,19 +177,22 @@ def test_a_combination_is_drawn(name: str, data: DataObject) -> None:
 def test_what_has_met_is_counted() -> None:
     """Nothing at first, all of a problem's triples after it, and all of them in the end."""
     coverage = Coverage(PLAIN)
-    assert coverage.met == 0
+    met = Met(coverage)
+    assert met.met == 0
 
     for number, combination in enumerate(coverage.array):
         problem, fill = (
             hypothesis.find(problems_of(PLAIN, combination), lambda _: True),
             wish(combination)[1],
         )
-        coverage.meet(problem, fill)
+        met.meet(problem, fill)
         if number == 0:
             found = combinations_of(problem, fill)
             assert found is not None
-            assert coverage.met == len(np.unique(triples(found)))
-    assert coverage.met == len(coverage.valid)
+            assert met.met == len(np.unique(triples(found)))
+            assert len(met.missing) == len(coverage.valid) - met.met
+    assert met.met == met.valid == len(coverage.valid)
+    assert not met.missing
 
 
 def test_levels_exclude_each_other() -> None:
@@ -194,7 +209,89 @@ def test_axes_of_a_problem() -> None:
     @given(problem=problems(ANY, 3, "float32"))
     def look(problem: ConvProblem) -> None:
         axes = axes_of(problem)
-        assert tuple(axes.out) == problem.dy.shape[1:-1]
-        assert tuple(axes.extent) == problem.extent
+        assert tuple(axis.out for axis in axes) == problem.dy.shape[1:-1]
+        assert tuple(axis.extent for axis in axes) == problem.extent
 
     look()
+
+
+def test_regions_come_in_turn() -> None:
+    """Each of them once, in any rank and dtype, before any comes again; another seed, others."""
+    found = regions(ANY, 1)
+    names = region_names(ANY)
+    assert {of.name for of in found[: len(names)]} == set(names)
+    cells = {(of.rank, of.dtype) for of in found[: len(names)]}
+    assert len(cells) > 6
+    assert [of.name for of in found] != [of.name for of in regions(ANY, 2)]
+    assert SAME_SHAPES in names
+    assert "NaN in dy" not in names
+    special = region_names(Domain(Box((1,), ("float32",)), special_values=True))
+    assert {"NaN in dy", "Inf in x", "-Inf in w"} < set(special)
+
+
+@few
+@given(data=st.data(), box=BOXES)
+def test_alike(data: DataObject, box: Box) -> None:
+    """What is asked after a problem has its shapes, lies in the domain and is not the same."""
+    domain = Domain(box)
+    problem = data.draw(problems(domain, *data.draw(st.sampled_from(domain.cells()))))
+    for other in alike(problem, domain):
+        assert domain.refusal(other) is None
+        for name in ("x", "w", "dy"):
+            assert getattr(other, name).shape == getattr(problem, name).shape
+    signs = [np.any(getattr(problem, name)) for name in ("x", "w", "dy")]
+    assert len({repr(other) for other in alike(problem, domain)} - {repr(problem)}) >= sum(signs)
+
+
+def a_verification(*left_out: str) -> Verification:
+    """One of the numerical oracle, which does not ask problems of the regions `left_out`."""
+    verification = Verification(
+        [find("numerical")], Tally(), in_process=True, time_limit=30, regressions=Path()
+    )
+    verification.known = lambda _, problem: not set(left_out).isdisjoint(regions_of(problem))
+    return verification
+
+
+def test_three_classes_that_are_not_asked_are_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are named; but not those that the ledger keeps away."""
+    verification = a_verification("bias")
+    oracle = verification.connection("numerical")
+    few_classes = three_classes(oracle.domain, 0)[:20]
+    monkeypatch.setattr(test_coverage, "three_classes", lambda *_: few_classes)
+    with pytest.raises(AssertionError, match="not asked where these meet: rank 1, dtype"):
+        test_coverage.test_every_three_classes_meet(oracle, verification)
+
+    kept_away = a_verification(*REGIONS)
+    oracle = kept_away.connection("numerical")
+    monkeypatch.setattr(test_coverage, "three_classes", three_classes)
+    test_coverage.test_every_three_classes_meet(oracle, kept_away)
+    assert kept_away.met(oracle).met == 0
+
+
+def test_an_empty_region_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named; a region that the ledger keeps away is not empty."""
+    verification = a_verification("depthwise")
+    oracle = verification.connection("numerical")
+    others = [of for of in regions(oracle.domain) if of.name not in ("odd batch", "bias")][:90]
+    monkeypatch.setattr(test_coverage, "regions", lambda *_: others)
+    # as if problems were not what they were drawn for
+    monkeypatch.setattr(verification, "_count_regions", lambda *_: None)
+    for of in others[:60]:
+        if of.name != "depthwise":
+            verification.tally.add_region("numerical", of.name)
+    with pytest.raises(AssertionError, match="no problem for numerical was in: ") as caught:
+        test_coverage.test_every_region(oracle, verification)
+    assert "odd batch" in str(caught.value)
+    assert "depthwise;" not in str(caught.value)
+
+
+def test_regions_in_common() -> None:
+    """Those that all failures are in and few passes, the rarest first."""
+    drawn: list[ConvProblem] = []
+    for of in regions(ANY)[:120]:
+        ask_one(of, lambda problem, _: drawn.append(problem) or True)
+    wish = REGIONS["window in the low padding"]
+    failing = [problem for problem in drawn if wish.holds(Facts.of(problem))]
+    passing = [problem for problem in drawn if not wish.holds(Facts.of(problem))]
+    assert "window in the low padding" in regions_in_common(failing, passing)
+    assert regions_in_common(drawn, drawn) == []

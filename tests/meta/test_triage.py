@@ -11,6 +11,7 @@ from oracles import triage
 from oracles.protocol import Crashed, Hung
 from oracles.triage import Shown, explain, neighbours, reduce, smaller_problems
 from reference import ConvParams, ConvProblem
+from reference.layout import strides_of
 
 
 def numbered(number: int) -> ConvProblem:
@@ -138,6 +139,25 @@ def test_reduce() -> None:
     assert not small.x.any()
     assert not small.w.any()
     assert not small.dy.any()
+
+
+def test_reduce_keeps_what_a_fault_needs() -> None:
+    """A layout of x, and a number in the last corner; what it does without becomes plain."""
+    x = np.zeros((3, 9, 4), np.float32)
+    x[2, 8, 3] = np.inf
+    w, dy = np.ones((2, 4, 3), np.float32), np.ones((3, 8, 3), np.float32)
+    params = ConvParams((1,), ((0, 0),), (1,))
+    problem = ConvProblem(x[:, ::-1], np.asfortranarray(w), None, dy, params)
+    problem.x[:, 0, 0] = -np.inf
+
+    def shows(trial: list[ConvProblem]) -> bool:
+        x = trial[0].x
+        return min(strides_of(x) or (0,)) < 0 and np.isposinf(x).any() and trial[0].w.any()
+
+    [small] = reduce([problem], shows)
+    assert small.x.shape == (1, 2, 1)
+    assert small.w.flags.c_contiguous
+    assert small.dy.size == 2
 
 
 def test_every_smaller_problem_is_smaller() -> None:

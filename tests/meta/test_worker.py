@@ -32,6 +32,7 @@ PROBLEM = ConvProblem(
 )
 VERDICTS = {
     "right": ("agrees", ""),
+    "leaves_a_daemon": ("agrees", ""),
     "slow_start": ("agrees", ""),
     "wrong_every_second_time": ("differs", r"elements differ; .*\), when asked 2 times in one pro"),
     "exits_during_import": ("does not start", "does not start: .* exits with code 3; it wrote"),
@@ -42,6 +43,7 @@ VERDICTS = {
     "raises": ("raises", r"raises NotImplementedError: no kernel for this \["),
     "calls_sys_exit": ("raises", "raises SystemExit: enough"),
     "hangs": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
+    "trickles": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
     "eats_memory": ("raises", "MemoryError: Unable to allocate 256. MiB"),
     "forks_a_child_that_stays": ("crashes", "crashes with SIGKILL, again"),
     "answers_a_list": ("malformed", "answers with dx a list, not a NumPy array"),
@@ -85,7 +87,7 @@ def start() -> Iterator[object]:
 @pytest.mark.parametrize("name", VERDICTS)
 def test_verdict(name: str, start) -> None:
     """The fault is named, by oracle and problem; a right oracle that chatters is right."""
-    worker = start(name, time_limit=0.5 if name == "hangs" else 20)
+    worker = start(name, time_limit=0.5 if VERDICTS[name][0] == "hangs" else 20)
     verdict = judge(worker, PROBLEM)
     if name in SHOWN_LATER:
         assert verdict.kind == "agrees"
@@ -392,12 +394,13 @@ def test_the_log_does_not_fill_the_disk(start, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left_behind(how: signal.Signals) -> None:
-    """After Ctrl-C, and after pytest itself is killed, the oracle's processes are gone."""
+    """After Ctrl-C, and after pytest is killed, the oracle's processes are gone, a daemon too."""
     script = (
-        "import sys, time; from tests.meta.test_worker import PROBLEM\n"
+        "import sys, time; from tests.meta.test_worker import PROBLEM, children\n"
         "from oracles.registry import connect, find\n"
-        "worker = connect(find('tests.support.zoo:right')); worker.grads(PROBLEM)\n"
-        "print(worker._zygote.pid, worker._child, flush=True); time.sleep(60)\n"
+        "worker = connect(find('tests.support.zoo:leaves_a_daemon')); worker.grads(PROBLEM)\n"
+        "pids = [worker._zygote.pid, worker._child, *children(worker._child)]\n"
+        "print(*pids, flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -409,12 +412,35 @@ def test_no_process_is_left_behind(how: signal.Signals) -> None:
     )
     with process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 3
         assert all(is_alive(pid) for pid in pids)
         process.send_signal(how)
+    assert not survivors(pids)
+
+
+def test_a_daemon_ends_with_the_child_that_started_it(start) -> None:
+    """Though it is in a session of its own: not with the run only, of which there are long ones."""
+    worker = start("leaves_a_daemon")
+    worker.grads(PROBLEM)
+    pids = [worker._child, *children(worker._child)]
+    assert len(pids) == 2
+    worker.end_child()
+    assert not survivors(pids)
+    assert judge(worker, PROBLEM).kind == "agrees"
+    assert worker.incidents == []
+
+
+def survivors(pids: list[int]) -> list[int]:
+    """Those of `pids` that are alive, 10 seconds from now if need be."""
     deadline = time.monotonic() + 10
     while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(is_alive(pid) for pid in pids)
+    return [pid for pid in pids if is_alive(pid)]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def is_alive(pid: int) -> bool:

@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from oracles.protocol import DTYPES, Box, Domain, GroupKind, group_kind
 from reference.problem import RANKS, ConvProblem
 from tests.support import layouts
-from tests.support.space import Axes, Condition, Mask, Wish, axes_of, problems_like, table
+from tests.support.space import (
+    Axes,
+    Condition,
+    Mask,
+    Wish,
+    axes_of,
+    columns_of,
+    problems_like,
+    rows_of,
+    table,
+)
 from tests.support.strategies import Fill
 
 STRENGTH = 3
@@ -81,6 +91,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _FREE = len(FACTORS) - len(AXIS)
+_SIZES = tuple(map(len, AXIS.values()))
 _FIRST = np.cumsum([0, *map(len, FACTORS.values())])[:-1]  # of all levels, the first of each factor
 _LEVELS = sum(map(len, FACTORS.values()))
 _TRIPLES = np.array(list(itertools.combinations(range(len(FACTORS)), STRENGTH)))
@@ -119,8 +130,7 @@ def _table_levels() -> Combinations:
 @lru_cache(maxsize=1)
 def _table_kinds() -> NDArray[np.int64]:
     """A number for each combination of the six factors."""
-    sizes = tuple(map(len, AXIS.values()))
-    kinds: NDArray[np.int64] = np.ravel_multi_index(tuple(_table_levels().T), sizes)
+    kinds: NDArray[np.int64] = np.ravel_multi_index(tuple(_table_levels().T), _SIZES)
     return kinds
 
 
@@ -153,7 +163,7 @@ class _Part:
                     (groups,),
                 )
                 [kind] = like.groups
-                rows = like.rows(box, kind, rank=1)
+                rows = rows_of(like, box, kind, rank=1)
                 _, firsts = np.unique(_table_kinds()[rows], return_index=True)
                 yield _Part(free, _table_levels()[rows[firsts]])
 
@@ -186,11 +196,10 @@ class _Part:
 
 
 class Coverage:
-    """The covering array of one domain, and what of it has been met."""
+    """The covering array of one domain."""
 
     def __init__(self, domain: Domain) -> None:
         self._parts = [part for box in domain.boxes for part in _Part.all_of(box)]
-        self._met = np.zeros(_LEVELS**STRENGTH, bool)
 
     @cached_property
     def valid(self) -> NDArray[np.int64]:
@@ -199,7 +208,7 @@ class Coverage:
 
     @cached_property
     def array(self) -> Combinations:
-        """Combinations in which all of `valid` meet, the same ones each time, in a mixed order."""
+        """Combinations in which all of `valid` meet, the same ones each time."""
         rng = np.random.default_rng(0)
         missing = np.zeros(_LEVELS**STRENGTH, bool)
         missing[self.valid] = True
@@ -214,24 +223,46 @@ class Coverage:
             best = some[missing[triples(some)].sum(axis=1).argmax()]
             missing[triples(best[None])] = False
             chosen.append(best)
-        mixed: Combinations = rng.permutation(np.array(chosen))
+        return np.array(chosen)
+
+    def mixed(self, seed: int) -> Combinations:
+        """The covering array in the order of this seed."""
+        mixed: Combinations = np.random.default_rng(seed).permutation(self.array)
         return mixed
 
-    def of(self, rank: int, dtype: str) -> Combinations:
-        """The combinations of one rank and dtype."""
-        levels = (FACTORS["rank"].index(str(rank)), FACTORS["dtype"].index(dtype))
-        mask: Mask = (self.array[:, :2] == levels).all(axis=1)
-        return self.array[mask]
+
+class Met:
+    """What of a covering array has been met, and what the ledger keeps from being met."""
+
+    def __init__(self, coverage: Coverage) -> None:
+        self._valid = coverage.valid
+        self._met = np.zeros(_LEVELS**STRENGTH, bool)
+        self._left_out = np.zeros(_LEVELS**STRENGTH, bool)
 
     def meet(self, problem: ConvProblem, fill: Fill) -> None:
         """Count what meets in `problem`."""
         if (found := combinations_of(problem, fill)) is not None:
             self._met[triples(found)] = True
 
+    def leave_out(self, combination: NDArray[np.int64]) -> None:
+        """Say that no problem of this combination may be asked."""
+        self._left_out[triples(combination[None])] = True
+
+    @property
+    def valid(self) -> int:
+        """How many three levels there are."""
+        return len(self._valid)
+
     @property
     def met(self) -> int:
-        """How many of `valid` have met."""
-        return int(self._met[self.valid].sum())
+        """How many of them have met."""
+        return int(self._met[self._valid].sum())
+
+    @property
+    def missing(self) -> list[str]:
+        """Those that have not met, though the ledger says nothing of them, as text."""
+        codes = self._valid[~(self._met | self._left_out)[self._valid]]
+        return [", ".join(map(_level_words, _levels_of(int(c)).items())) for c in codes]
 
 
 def _levels_of(code: int) -> dict[int, int]:
@@ -243,7 +274,7 @@ def _levels_of(code: int) -> dict[int, int]:
     return given
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def coverage_of(domain: Domain) -> Coverage:
     """The one of this domain."""
     return Coverage(domain)
@@ -251,19 +282,23 @@ def coverage_of(domain: Domain) -> Coverage:
 
 def words(combination: Iterable[int]) -> str:
     """A combination as text."""
-    return ", ".join(
-        f"{name} {levels[level]}" for (name, levels), level in zip(FACTORS.items(), combination)
-    )
+    return ", ".join(map(_level_words, enumerate(combination)))
+
+
+def _level_words(level: tuple[int, int]) -> str:
+    name, levels = list(FACTORS.items())[level[0]]
+    return f"{name} {levels[level[1]]}"
 
 
 def wish(combination: NDArray[np.int64]) -> tuple[Wish, Fill]:
     """What a problem of this combination is like, and what its arrays hold."""
     levels = combination[_FREE:]
+    kind = np.ravel_multi_index(tuple(levels), _SIZES)
 
     def holds(axes: Axes) -> Mask:
-        of_axes = _table_levels() if axes is table() else _axis_levels(axes)
-        mask: Mask = (of_axes == levels).all(axis=1)
-        return mask
+        if axes is table():
+            return _table_kinds() == kind
+        return (_axis_levels(columns_of([axes])) == levels).all(axis=1)[0]
 
     like = _wish(int(combination[4]), int(combination[3]))
     return replace(like, axis=holds), _FILLS[combination[2]]
@@ -288,7 +323,7 @@ def combinations_of(problem: ConvProblem, fill: Fill) -> Combinations | None:
     """The combinations of `problem`, one for each axis that has all levels; None if it has none."""
     kind, group_out = group_kind(problem), problem.w.shape[-1] // problem.params.groups
     groups = "depthwise, several filters" if kind == "depthwise" and group_out > 1 else kind
-    levels = _axis_levels(axes_of(problem))
+    levels = _axis_levels(columns_of(axes_of(problem)))
     levels = levels[(levels >= 0).all(axis=1)]
     if not len(levels) or problem.x.shape[0] == 0:
         return None

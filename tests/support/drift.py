@@ -4,12 +4,13 @@ Each problem is compared with itself. If an oracle is as exact as before, only s
 order, its error on a problem is as often larger as it is smaller, so the number of problems on
 which it is larger is that of heads among coins (the sign test). What chance brings about less than
 once in a million rows is a drift. The ratios are facts of arithmetic, not of speed: the same on
-machines of one instruction set.
+machines of one instruction set and vendor. On others the libraries take other kernels: with AVX-512
+FP16 oneDNN's float16 is more exact, and BLAS, which float64 goes through, asks for the vendor too.
+A row is compared with one of its own kind of machine only.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import statistics
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from oracles.compare import Verdict
-from oracles.divergences import cpu_flags
+from oracles.divergences import cpu_flags, cpu_vendor
 from oracles.protocol import Domain, describe
 from reference.problem import Array, ConvProblem
 from tests.support import fixed
@@ -30,7 +31,7 @@ from tests.support.regressions import write_atomically
 FORMAT = 1
 PROBLEMS = 48
 CHANCE = 1e-6  # at which a drift is believed: there are some hundred rows, and a run may be daily
-_SETS = ("avx512f", "avx2", "asimd")
+_SETS = ("amx_fp16", "amx_bf16", "avx512_fp16", "avx512_bf16", "avx512f", "avx2", "sve", "asimd")
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,29 @@ Rows = dict[str, Row]
 
 
 def key(oracle: str, dtype: str, rank: int, result: str) -> str:
-    """What a row is found by; its last word is the instruction set of this machine."""
-    return f"{oracle} {dtype} {rank}-D {result} {instruction_set()}"
+    """What a row is found by; its last word is the kind of this machine."""
+    return f"{oracle} {dtype} {rank}-D {result} {machine()}"
 
 
-@functools.cache
-def instruction_set() -> str:
-    """The widest that frameworks make something of: with another one they sum in another order."""
-    return next((name for name in _SETS if name in cpu_flags()), "no vectors known")
+def machine() -> str:
+    """VENDOR:SET, the processor's vendor and the most that kernels are written for of what it has.
+
+    One word, such as "GenuineIntel:avx512_fp16".
+    """
+    known = next((name for name in _SETS if name in cpu_flags()), "unknown")
+    return f"{cpu_vendor()}:{known}"
+
+
+def check_machine(path: Path, rows: Rows) -> None:
+    """Raise ValueError if none of the rows in the baseline `path` is of a machine like this."""
+    recorded = {name.rpartition(" ")[2] for name in rows}
+    if machine() not in recorded:
+        raise ValueError(
+            f"{path}: recorded on {' and '.join(sorted(recorded)) or 'no machine'}, but this is "
+            f"{machine()}, where libraries compute with other kernels and errors are others: "
+            "record this machine's rows beside those with --update-baseline, before the change "
+            "that is to be tested"
+        )
 
 
 def measure(

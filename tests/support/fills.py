@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # makes NumPy know bfloat16
 import numpy as np
 
 from reference.problem import Array, ConvParams, ConvProblem
@@ -28,6 +29,7 @@ OPERANDS = MappingProxyType(  # of each result, those of the fewest operands fir
 SHARES = (2, 4, 64)
 STYLES = ("unit", "mixed", "cancelling", "tiny", "huge")
 MODEST = tuple(style for style in STYLES if style != "huge")
+RETURNING = "returning"  # for who sums float16 in float32
 
 _SMALL = np.array([0, 1, -1, 2, -2, 3, -3, 4, -4])
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Knuth's multiplicative hash
@@ -78,7 +80,8 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
 
     `style` is "unit" (all between 1 and 2), "mixed" (exponents over a wide range), "cancelling"
     (sums of numbers that nearly cancel), "tiny" (products near the least normal number) or "huge"
-    (sums near the largest number).
+    (sums near the largest number). "returning" is for sums in a format of more exponents only: the
+    first sample brings dW beyond the largest number, the second brings it back.
     """
     stored, summed = FORMATS[dtype], FORMATS[ACCUMULATION[dtype]]
     tiny = max(stored.tiny, summed.tiny)
@@ -97,6 +100,8 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
         return np.where(seeds[name] < len(_SMALL), small_values(seeds[name]), signed)
 
     problem = _problem(seeds, params, values)
+    if style == RETURNING:
+        return _as_type(_returning(problem, stored.largest), dtype, tiny=stored.tiny)
     if style == "tiny":
         return _as_type(_scaled(problem, math.ceil(math.log2(tiny) / 2)), dtype)
     room = math.log2(min(stored.largest, summed.largest)) - 1
@@ -107,6 +112,24 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
     if style == "huge" or exponent < 0:
         problem = _scaled(problem, exponent)
     return _as_type(problem, dtype, tiny=stored.tiny)
+
+
+def _returning(problem: ConvProblem, largest: float) -> ConvProblem:
+    """`problem` with dW up to twice `largest` after one sample, and half of that after two."""
+    if len(problem.x) < 2:
+        return problem
+    x, dy = np.abs(problem.x), np.abs(problem.dy)
+    x[1:2], dy[1:2], x[2:] = -x[:1] / 2, dy[:1], 0
+    problem = replace(problem, x=x, dy=dy)
+    sums = absolute_sums(problem)
+    of_dw = math.floor(math.log2(2 * largest / max(1.0, _largest(sums.dw) / 1.5)))
+    of_db = math.floor(math.log2(largest / max(1.0, _largest(sums.db))))
+    of_dy = min(of_dw // 2, of_db)
+    of_x = min(of_dw - of_dy, math.floor(math.log2(largest / max(1.0, _largest(np.abs(x))))))
+    most = max(1.0, _largest(sums.dx) * 2.0**of_dy, _largest(sums.y) * 2.0**of_x)
+    of_w = min(0, math.floor(math.log2(largest / most)) - 1)
+    x, w, dy = (np.ldexp(a, e) for a, e in ((x, of_x), (problem.w, of_w), (dy, of_dy)))
+    return replace(problem, x=x, w=w, dy=dy)
 
 
 def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvProblem:

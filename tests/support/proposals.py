@@ -19,6 +19,7 @@ import numpy as np
 from oracles.compare import Verdict
 from oracles.protocol import group_kind
 from reference.problem import ConvProblem, same_padding
+from tests.support.regions import regions_in_common
 
 _MOST_SEEN = 3000  # problems that passed, kept to be told apart from failures
 
@@ -148,6 +149,9 @@ def describe_features(problem: ConvProblem) -> dict[str, int | str]:
     features["padding is SAME"] = params.padding == same
     features["padding is symmetric"] = lo == hi
     for axis in range(-rank, 0):
+        dilation = params.dilation[axis]
+        features[f"output[{axis}] <= dilation[{axis}]"] = out[axis] <= dilation
+        features[f"input[{axis}] <= dilation[{axis}]"] = problem.spatial[axis] <= dilation
         read = _cells_read(problem, axis)
         features[f"axis {axis} reads nothing but padding"] = not read.any()
         some = f"axis {axis} has an output that reads nothing but padding"
@@ -209,6 +213,11 @@ class Seen:
     def region(self, verdict: Verdict) -> Proposal:
         """What the failures like `verdict` have in common, those that are left out set aside."""
         return self._defect(verdict).region
+
+    def regions(self, verdict: Verdict) -> list[str]:
+        """The regions that the failures like `verdict` are in, and few passes."""
+        failing = self._defect(verdict).failing or [verdict.problem]
+        return regions_in_common([*failing, verdict.problem], self._passing)
 
     def leave_out(self, verdict: Verdict) -> None:
         """From now on ask for nothing that has the rank and dtype of `verdict` and its region.

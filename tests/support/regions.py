@@ -9,19 +9,31 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from oracles.protocol import GroupKind
 from reference.problem import ConvProblem
 from tests.support import layouts
-from tests.support.space import Axes, Mask, Wish
+from tests.support.space import Axes, Facts, Mask, Wish
+
+_FEW = 5  # a region that more than one pass in so many is in says nothing
+_MOST_NAMED = 3
 
 
 def _even_same(a: Axes) -> Mask:
     lo, hi = a.same
-    mask: Mask = (a.stride > 1) & (a.taps % 2 == 0) & (a.lo == lo) & (a.hi == hi) & (hi > 0)
-    return mask
+    return (a.stride > 1) & (a.taps % 2 == 0) & (a.lo == lo) & (a.hi == hi) & (hi > 0)
+
+
+def _same(a: Axes) -> Mask:
+    lo, hi = a.same
+    return (a.dilation == 1) & (a.lo == lo) & (a.hi == hi)
+
+
+def _is_one_cell(a: Axes) -> Mask:
+    return (a.cells == 1) & (a.taps == 1) & (a.out == 1)
 
 
 def _dead_low(a: Axes) -> Mask:
@@ -56,6 +68,10 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "high padding only": Wish(lambda a: (a.lo == 0) & (a.hi > 0)),
         "more high than low padding": Wish(lambda a: (a.hi > a.lo) & (a.lo > 0)),
         "SAME, even kernel, strided": Wish(_even_same),
+        "SAME, input that no window reads": Wish(
+            lambda a: _same(a) & (a.stride > a.taps + a.rest) & (a.rest > 0),
+            lambda a: _same(a) & (a.hi > 0),
+        ),
         "window in the low padding": Wish(_dead_low),
         "window in the high padding": Wish(_dead_high),
         "windows in both paddings": Wish(lambda a: _dead_low(a) & _dead_high(a)),
@@ -70,6 +86,13 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "one tap on one axis only": Wish(lambda a: a.taps == 1, lambda a: a.taps > 1),
         "one output on every axis": Wish(lambda a: a.out == 1, lambda a: a.out == 1),
         "one output on one axis only": Wish(lambda a: a.out == 1, lambda a: a.out > 1),
+        "one channel, one output on a strided axis": Wish(
+            lambda a: (a.out == 1) & (a.stride > 1) & (a.taps > 1) & (a.dilation == 1),
+            lambda a: (a.out > 1) & (a.stride == 1),
+            groups=_ONE,
+            channels=(1,),
+            batches=(2, 3),
+        ),
         "one input cell on an axis": Wish(lambda a: (a.cells == 1) & (a.taps > 1)),
         "input narrower than the stride": Wish(lambda a: a.cells < a.stride),
         "1 < stride < padding < kernel": Wish(
@@ -94,8 +117,19 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "as many channels as filters as outputs": Wish(groups=_ONE, is_square=True),
         "empty batch": Wish(batches=(0,)),
         "odd batch": Wish(batches=(3,)),
-        "batch above 256": Wish(batches=(257, 260)),
-        "sums of a thousand terms": Wish(lambda a: a.out >= 4, batches=(257, 260)),
+        "batch above 256": Wish(batches=(257, 260), above=256),
+        "batch above 65,536": Wish(
+            _is_one_cell,
+            _is_one_cell,
+            groups=_ONE,
+            channels=(1,),
+            group_out=(1,),
+            batches=(66_000,),
+            limit=70_000,
+            above=65_536,
+        ),
+        "axis of more than 256 cells": Wish(lambda a: a.cells > 256),
+        "sums of a thousand terms": Wish(lambda a: a.out >= 4, batches=(257, 260), above=256),
         "bias": Wish(bias=True),
         "no bias": Wish(bias=False),
         **{f"memory: {name}": Wish(layout=name) for name in layouts.LAYOUTS},
@@ -106,4 +140,13 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
 
 def regions_of(problem: ConvProblem) -> list[str]:
     """The names of the regions that `problem` is in."""
-    return [name for name, wish in REGIONS.items() if wish.holds(problem)]
+    facts = Facts.of(problem)
+    return [name for name, wish in REGIONS.items() if wish.holds(facts)]
+
+
+def regions_in_common(failing: Sequence[ConvProblem], passing: Sequence[ConvProblem]) -> list[str]:
+    """The regions that all of `failing` are in and few of `passing`, the rarest first."""
+    shared = set.intersection(*(set(regions_of(problem)) for problem in failing))
+    counts = Counter(name for problem in passing for name in regions_of(problem))
+    rare = [name for name in REGIONS if name in shared and counts[name] * _FEW <= len(passing)]
+    return sorted(rare, key=counts.__getitem__)[:_MOST_NAMED]

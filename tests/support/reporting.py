@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class Count:
 
     `exact` of those that `agreed` had to be equal. `weak` are the problems in which hardly a fault
     could have shown, `ratio` is the largest error / bound, `bits` what is carried of the mantissa,
-    by dtype and result, `regions` how many problems were in each.
+    by dtype and result, `regions` how many problems were in each. `met` of `valid` three levels of
+    the covering array have met, and `missing` have not, though the ledger says nothing of them.
     """
 
     problems: int = 0
@@ -54,6 +56,9 @@ class Count:
     failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
     bits: dict[str, dict[str, int]] = field(default_factory=dict)
     regions: dict[str, int] = field(default_factory=dict)
+    met: int = 0
+    valid: int = 0
+    missing: int = 0
 
     def cell(self, result: str) -> str:
         """What the table says of one of dx, dw, db and y."""
@@ -71,6 +76,7 @@ class Tally:
         self.counts: dict[str, Count] = {}
         self.incidents: list[str] = []
         self.drift: Rows = {}
+        self.power = ""  # the sentence on planted faults
 
     @property
     def problems(self) -> int:
@@ -108,6 +114,11 @@ class Tally:
         regions = self.count(oracle).regions
         regions[region] = regions.get(region, 0) + problems
 
+    def add_coverage(self, oracle: str, met: int, valid: int, missing: int) -> None:
+        """Count what of a covering array has met, in the one process that asks for all of it."""
+        count = self.count(oracle)
+        count.met, count.valid, count.missing = met, valid, missing
+
     def add_left_out(self, oracle: str) -> None:
         """Count one problem that the ledger keeps from `oracle`."""
         self.count(oracle).left_out += 1
@@ -131,12 +142,20 @@ class Tally:
         """Everything, for another process."""
         counts = {oracle: asdict(count) for oracle, count in self.counts.items()}
         rows = {name: asdict(row) for name, row in self.drift.items()}
-        return json.dumps({"counts": counts, "incidents": self.incidents, "drift": rows})
+        return json.dumps(
+            {
+                "counts": counts,
+                "incidents": self.incidents,
+                "drift": rows,
+                "power": self.power,
+            }
+        )
 
     def add_json(self, text: str) -> None:
         """Add what another process counted."""
         data = json.loads(text)
         self.incidents += data["incidents"]
+        self.power = self.power or data["power"]
         self.drift.update({name: Row(**row) for name, row in data["drift"].items()})
         for oracle, row in data["counts"].items():
             count = self.count(oracle)
@@ -152,6 +171,8 @@ class Tally:
                 count.failed[result] += row["failed"][result]
             for region, problems in row["regions"].items():
                 self.add_region(oracle, region, problems)
+            if row["valid"]:
+                self.add_coverage(oracle, row["met"], row["valid"], row["missing"])
             for dtype, of_results in row["bits"].items():
                 for result, bits in of_results.items():
                     self.add_bits(oracle, dtype, result, bits)
@@ -189,11 +210,63 @@ def write_summary(
         reporter.section("bits of the mantissa carried")
         for line in precision:
             reporter.write_line(line)
+    if covered := coverage_lines(entries, tally):
+        reporter.section("problem space")
+        for line in covered:
+            reporter.write_line(line)
+        if reporter.config.getoption("--hypothesis-show-statistics"):
+            reporter.write_line("")
+            for line in region_lines(entries, tally):
+                reporter.write_line(line)
     if tally.incidents:
         reporter.section("seen once: no problem could be found that shows it again", red=True)
         for incident in tally.incidents:
             reporter.write_line(f"{incident}\n")
         reporter.write_line("No test could be blamed for this, but the run is red: exit code 1.")
+    if tally.power:
+        reporter.section("power")
+        reporter.write_line(tally.power)
+
+
+def coverage_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
+    """One line per oracle: how much of the covering array, and how many problems per region."""
+    lines = []
+    for entry in entries:
+        count = tally.counts.get(entry.name, Count())
+        parts = []
+        if count.valid:
+            share = 100 * count.met / count.valid
+            part = f"{count.met:,} of {count.valid:,} three classes met ({_per_cent(share)})"
+            if known := count.valid - count.met - count.missing:
+                part += f", {known:,} are known to the ledger"
+            parts.append(part)
+        if count.regions:
+            fewest = min(count.regions, key=lambda name: count.regions[name])
+            reached = sum(map(bool, count.regions.values()))
+            parts.append(
+                f"{reached} of {len(count.regions)} regions, "
+                f'the fewest problems in "{fewest}" ({count.regions[fewest]:,})'
+            )
+        if parts:
+            lines.append(f"{entry.name}: {'; '.join(parts)}")
+    return lines
+
+
+def region_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
+    """How many problems each oracle was asked in each region, as a table; "-": it has none."""
+    counts = {e.name: tally.counts[e.name].regions for e in entries if e.name in tally.counts}
+    names = dict.fromkeys(name for of in counts.values() for name in of)
+    rows = [("problems in region", *counts)]
+    rows += [
+        (name, *(f"{of[name]:,}" if name in of else "-" for of in counts.values()))
+        for name in names
+    ]
+    return _aligned(rows)
+
+
+def _per_cent(share: float) -> str:
+    """Rounded down: 100 % is all."""
+    return f"{math.floor(share * 10) / 10:g} %"
 
 
 def precision_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
@@ -216,11 +289,12 @@ def _bits_cell(bits: dict[str, int]) -> str:
 def plain_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
     """The table in aligned columns of plain text; `width` is not kept to."""
     del width
-    lines = [COLUMNS, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(cell.ljust(size) for cell, size in zip(line, widths)).rstrip() for line in lines
-    )
+    return "\n".join(_aligned([COLUMNS, *rows]))
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(size) for cell, size in zip(row, widths)).rstrip() for row in rows]
 
 
 def rich_table(rows: Sequence[tuple[str, ...]], width: int) -> str:

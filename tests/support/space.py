@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 from hypothesis import strategies as st
@@ -20,28 +21,39 @@ from numpy.typing import NDArray
 
 from oracles.protocol import Box, Domain, GroupKind, group_kind
 from reference.problem import ConvParams, ConvProblem, output_size
-from tests.support import layouts
-from tests.support.strategies import CHANNELS, FEWEST, Fill, filled, groups_of, problems
+from tests.support import fills, layouts
+from tests.support.strategies import (
+    CHANNELS,
+    FEWEST,
+    Fill,
+    filled,
+    groups_of,
+    problems,
+    styles_of,
+)
 
 # Of one axis. Outputs around what vector code takes at once: one, a few, 8 or 16, and a rest.
 _TAPS = (1, 2, 3, 4, 5)
 _DILATIONS = (1, 2, 3, 5)
 _STRIDES = (1, 2, 3, 5)
 _PADDING = (0, 1, 2, 3, 4, 6)
-_OUTPUTS = (1, 2, 3, 4, 8, 9, 11, 13, 16, 17)
+_MANY_OUTPUTS = 260
+_OUTPUTS = (1, 2, 3, 4, 8, 9, 11, 13, 16, 17, _MANY_OUTPUTS)
 _MOST_CELLS = 64
+_MANY_CELLS = 280  # for many outputs
 _MOST_OTHER_CELLS = 6  # of the axes that no condition is put on
 _MOST_DISTINCT_CELLS = 7
 _LIMIT = 16_384  # elements of x and of w
 _BATCHES = (1, 2, 3)
 
-Column = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+# Arrays of int64 and of bool, or an int and a bool: a condition holds for columns or for one axis.
+Column: TypeAlias = Any
+Mask: TypeAlias = Any
 
 
 @dataclass(frozen=True)
 class Axes:
-    """Some axes, a column for each number; the last three follow from the others."""
+    """Some axes, a column for each number, or one axis; the properties follow from the numbers."""
 
     taps: Column
     dilation: Column
@@ -69,7 +81,7 @@ class Axes:
     def same(self) -> tuple[Column, Column]:
         """The padding of TensorFlow's SAME."""
         total = (-(-self.cells // self.stride) - 1) * self.stride + self.extent - self.cells
-        total = np.maximum(total, 0)
+        total = total * (total > 0)
         return total // 2, total - total // 2
 
     def where(self, mask: Mask) -> Axes:
@@ -80,12 +92,18 @@ class Axes:
 Condition = Callable[[Axes], Mask]
 
 
-def axes_of(problem: ConvProblem) -> Axes:
+def axes_of(problem: ConvProblem) -> list[Axes]:
     """The axes of `problem`, in their order."""
     params = problem.params
     lo, hi = zip(*params.padding)
     columns = (problem.kernel, params.dilation, params.stride, lo, hi, problem.spatial)
-    return Axes(*map(np.array, columns))
+    return [Axes(*axis) for axis in zip(*columns)]
+
+
+def columns_of(axes: Sequence[Axes]) -> Axes:
+    """Single axes as columns."""
+    names = [field.name for field in fields(Axes)]
+    return Axes(*(np.array([getattr(axis, name) for axis in axes]) for name in names))
 
 
 @lru_cache(maxsize=1)
@@ -96,7 +114,8 @@ def table() -> Axes:
     taps, dilation, stride, lo, hi, out, rest = (column.ravel() for column in grid)
     cells = (out - 1) * stride + (taps - 1) * dilation + 1 + rest - lo - hi
     every = Axes(taps, dilation, stride, lo, hi, cells)
-    legal = (rest < stride) & (cells >= 1) & (cells <= _MOST_CELLS)
+    most = np.where(out == _MANY_OUTPUTS, _MANY_CELLS, _MOST_CELLS)
+    legal = (rest < stride) & (cells >= 1) & (cells <= most)
     axes = every.where(legal)
     axes = axes.where(_reads(axes))
     size = axes.cells + axes.taps + axes.lo + axes.hi + axes.dilation + axes.stride
@@ -108,10 +127,10 @@ def _reads(axes: Axes) -> Mask:
     """Whether some tap of some window lies in the input."""
     found = np.zeros(len(axes.cells), bool)
     for tap in range(max(_TAPS)):
-        for out in range(max(_OUTPUTS)):
-            place = out * axes.stride + tap * axes.dilation - axes.lo
-            inside = (place >= 0) & (place < axes.cells)
-            found |= inside & (tap < axes.taps) & (out < axes.out)
+        place = tap * axes.dilation - axes.lo  # of the first output
+        out = np.maximum(0, -(place // axes.stride))  # the first that does not lie before the input
+        place = place + out * axes.stride
+        found |= (tap < axes.taps) & (out < axes.out) & (place < axes.cells)
     return found
 
 
@@ -130,12 +149,49 @@ def allowed(axes: Axes, box: Box) -> Mask:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a problem is like, found out once for all wishes."""
+
+    axes: tuple[Axes, ...]
+    kind: GroupKind
+    batch: int
+    channels: int
+    group_out: int
+    filters: int
+    bias: bool
+    layout: str
+
+    @staticmethod
+    def of(problem: ConvProblem) -> Facts:
+        """Those of `problem`."""
+        filters = problem.w.shape[-1]
+        return Facts(
+            tuple(axes_of(problem)),
+            group_kind(problem),
+            problem.x.shape[0],
+            problem.x.shape[-1],
+            filters // problem.params.groups,
+            filters,
+            problem.b is not None,
+            layouts.name_of(problem),
+        )
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether no two axes have the same cells, taps, stride or low padding."""
+        columns = zip(*((a.cells, a.taps, a.stride, a.lo) for a in self.axes))
+        return all(len(set(column)) == len(column) for column in columns)
+
+
+@dataclass(frozen=True)
 class Wish:
     """What a problem shall be like; None for anything.
 
     `axis` holds for one of its axes, `others` for the others. `group_out` are filters of a group,
     `channels` the input channels (not of the kind "some"). `is_square` asks for as many channels
-    and filters as that axis has outputs, `is_distinct` for no number twice among the axes.
+    and filters as that axis has outputs, `is_distinct` for no number twice among the axes. `limit`
+    is the most elements that x and w may have. Where `batches` are above `above`, which is not 0,
+    any batch above it will do.
     """
 
     axis: Condition | None = None
@@ -148,32 +204,37 @@ class Wish:
     layout: str | None = None
     is_square: bool = False
     is_distinct: bool = False
+    limit: int = _LIMIT
+    above: int = 0
 
-    def holds(self, problem: ConvProblem) -> bool:
-        """Whether `problem` is like this."""
-        x, w, groups = problem.x, problem.w, problem.params.groups
-        kind, filters = group_kind(problem), w.shape[-1]
-        axes = axes_of(problem)
+    def holds(self, facts: Facts) -> bool:
+        """Whether a problem of which these are the facts is like this."""
         return (
-            kind in self.groups
-            and (self.group_out is None or filters // groups in self.group_out)
-            and (self.channels is None or (kind != "some" and x.shape[-1] in self.channels))
-            and (self.batches is None or x.shape[0] in self.batches)
-            and (self.bias is None or self.bias is (problem.b is not None))
-            and (self.layout is None or self.layout == layouts.name_of(problem))
-            and (not self.is_distinct or _is_distinct(axes))
-            and bool(self._axes_meeting(axes, x.shape[-1], filters).any())
+            facts.kind in self.groups
+            and (self.group_out is None or facts.group_out in self.group_out)
+            and (
+                self.channels is None or (facts.kind != "some" and facts.channels in self.channels)
+            )
+            and (self.batches is None or self._has_batch(facts.batch))
+            and (self.bias is None or self.bias is facts.bias)
+            and (self.layout is None or self.layout == facts.layout)
+            and (not self.is_distinct or facts.is_distinct)
+            and any(self._can_be_the_axis(place, facts) for place in range(len(facts.axes)))
         )
 
-    def _axes_meeting(self, axes: Axes, channels: int, filters: int) -> Mask:
-        """Which axes can be the one axis."""
-        mask = np.ones(len(axes.cells), bool) if self.axis is None else self.axis(axes)
-        if self.is_square:
-            mask = mask & (axes.out > 1) & (axes.out == channels) & (axes.out == filters)
-        if self.others is not None:
-            right = self.others(axes)
-            mask = mask & (right.sum() - right == len(right) - 1)
-        return mask
+    def _has_batch(self, batch: int) -> bool:
+        return batch in (self.batches or ()) or batch > self.above > 0
+
+    def _can_be_the_axis(self, place: int, facts: Facts) -> bool:
+        axis = facts.axes[place]
+        others = (*facts.axes[:place], *facts.axes[place + 1 :])
+        return bool(
+            (self.axis is None or self.axis(axis))
+            and (
+                not self.is_square or (axis.out > 1 and axis.out == facts.channels == facts.filters)
+            )
+            and (self.others is None or all(map(self.others, others)))
+        )
 
     def kinds(self, box: Box) -> list[GroupKind]:
         """The kinds of groups that both allow, those of the fewest channels first."""
@@ -203,50 +264,71 @@ class Wish:
         """The kinds of groups of which `box` has problems like this."""
         if not self.sizes(box) or (self.is_distinct and box.stride != "any"):
             return []
-        return [kind for kind in self.kinds(box) if len(self.rows(box, kind, rank))]
+        return [kind for kind in self.kinds(box) if len(rows_of(self, box, kind, rank))]
 
-    def rows(self, box: Box, kind: GroupKind, rank: int) -> NDArray[np.int64]:
-        """The rows of the table that the one axis can be, so that others have room beside it."""
-        axes = table()
-        mask = allowed(axes, box)
-        if self.must_show:
-            mask &= axes.cells > 1
-        if self.is_square:
-            mask &= axes.out > 1
-        if self.axis is not None:
-            mask &= self.axis(axes)
-        beside = allowed(axes, box)
-        if self.others is not None:
-            beside &= self.others(axes)
-        sizes = np.where(beside, np.maximum(axes.cells, axes.taps), _LIMIT)
-        least = np.full(len(mask), sizes.min())
-        if box.stride == "equal":
-            for stride in _STRIDES:
-                least[axes.stride == stride] = sizes[axes.stride == stride].min()
-        mask &= np.minimum(*self._room(axes, box, kind)) >= least ** (rank - 1)
-        return np.flatnonzero(mask)
+    def most(self, box: Box) -> int:
+        """The most elements that x and w may have."""
+        return min(box.max_elements or self.limit, self.limit)
 
-    def beside(self, box: Box, kind: GroupKind, one: int, rank: int) -> NDArray[np.int64]:
-        """The rows of the table that the other axes can be, each of them, beside the row `one`."""
-        axes = table()
-        cells, taps = (room[one] ** (1 / (rank - 1)) + 1e-9 for room in self._room(axes, box, kind))
-        mask = allowed(axes, box) & (axes.cells <= min(cells, _MOST_OTHER_CELLS))
-        mask &= axes.taps <= taps
-        if box.stride == "equal":
-            mask &= axes.stride == axes.stride[one]
-        if self.others is not None:
-            mask &= self.others(axes)
-        return np.flatnonzero(mask)
-
-    def _room(self, axes: Axes, box: Box, kind: GroupKind) -> tuple[Column, Column]:
+    def room(self, axes: Axes, box: Box, kind: GroupKind) -> tuple[Column, Column]:
         """How many times the cells, and the taps, of each axis x and w can hold."""
-        limit = min(box.max_elements or _LIMIT, _LIMIT)
+        limit = self.most(box)
         batch = max(1, *self.sizes(box)[:1])
         of_x = self.samples(box, kind)
         of_w = of_x // batch * min(self.group_out or (1,))
         if self.is_square:
             return limit // (axes.cells * of_x * axes.out), limit // (axes.taps * axes.out**2)
         return limit // (axes.cells * of_x), limit // (axes.taps * of_w)
+
+
+Rows: TypeAlias = NDArray[np.int32]
+"""Places in the table."""
+
+
+@lru_cache(maxsize=512)
+def rows_of(wish: Wish, box: Box, kind: GroupKind, rank: int) -> Rows:
+    """The rows of the table that the one axis can be, so that others have room beside it."""
+    axes = table()
+    mask = allowed(axes, box)
+    beside = mask.copy()
+    if wish.must_show:
+        mask &= axes.cells > 1
+    if wish.is_square:
+        mask &= axes.out > 1
+    if wish.axis is not None:
+        mask &= wish.axis(axes)
+    if wish.others is not None:
+        beside &= wish.others(axes)
+    sizes = np.where(beside, np.maximum(axes.cells, axes.taps), wish.limit)
+    least = np.full(len(mask), sizes.min())
+    if box.stride == "equal":
+        for stride in _STRIDES:
+            least[axes.stride == stride] = sizes[axes.stride == stride].min()
+    mask &= np.minimum(*wish.room(axes, box, kind)) >= least ** (rank - 1)
+    return np.flatnonzero(mask).astype(np.int32)
+
+
+@lru_cache(maxsize=1)
+def _small() -> tuple[Rows, Axes]:
+    """Those that an axis without a condition can be."""
+    rows = np.flatnonzero(table().cells <= _MOST_OTHER_CELLS).astype(np.int32)
+    return rows, table().where(rows)
+
+
+def _beside(wish: Wish, box: Box, kind: GroupKind, one: int, rank: int) -> Rows:
+    """The rows of the table that the other axes can be, each of them, beside the row `one`."""
+    axis = Axes(*_row(table(), one))
+    cells, taps = (room ** (1 / (rank - 1)) + 1e-9 for room in wish.room(axis, box, kind))
+    rows, axes = _small()
+    mask = allowed(axes, box) & (axes.cells <= cells) & (axes.taps <= taps)
+    if box.stride == "equal":
+        mask &= axes.stride == axis.stride
+    if wish.is_square:  # the channels are as many as the outputs of the axis that has most
+        mask &= axes.out <= axis.out
+    if wish.others is not None:
+        mask &= wish.others(axes)
+    found: Rows = rows[mask]
+    return found
 
 
 def can_be(wish: Wish, domain: Domain, rank: int, dtype: str) -> bool:
@@ -263,7 +345,7 @@ def problems_like(
     boxes = [box for box in domain.boxes_in(rank, dtype) if wish.kinds_in(box, rank)]
     box = draw(st.sampled_from(boxes), label="box")
     kind = draw(st.sampled_from(wish.kinds_in(box, rank)), label="groups")
-    limit = min(box.max_elements or _LIMIT, _LIMIT)
+    limit = wish.most(box)
     axes = draw(_spatial(wish, box, kind, rank), label="axes")
     if rank > 1:
         axes = draw(st.permutations(axes), label="order of the axes")
@@ -285,10 +367,9 @@ def problems_like(
     if draw(st.booleans(), label="bias") if wish.bias is None else wish.bias:
         shapes["b"] = (filters,)
     layout = wish.layout or "C"
-    if layout == layouts.EXPANDED and fill == "reals":
-        fill = "modest reals"
-    problem = filled(draw, shapes, params, dtype, fill)
-    return layouts.laid_out(problem, layout, exact="reals" not in fill)
+    styles = fills.MODEST if layout == layouts.EXPANDED else styles_of(domain, dtype)
+    problem = filled(draw, shapes, params, dtype, fill, styles)
+    return layouts.laid_out(problem, layout, exact=fill != "reals")
 
 
 @st.composite
@@ -297,19 +378,19 @@ def _spatial(
 ) -> list[tuple[int, ...]]:
     """Rows of the table, that of the one axis first."""
     every = table()
-    rows = wish.rows(box, kind, rank)
+    rows = rows_of(wish, box, kind, rank)
     if wish.is_distinct:
         return draw(_distinct(rows, rank))
     chosen = [int(rows[draw(st.integers(0, len(rows) - 1), label="axis")])]
     if rank > 1:
-        others = wish.beside(box, kind, chosen[0], rank)
+        others = _beside(wish, box, kind, chosen[0], rank)
         place = st.integers(0, len(others) - 1)
         chosen += [int(others[draw(place, label="other axis")]) for _ in range(rank - 1)]
     return [_row(every, number) for number in chosen]
 
 
 @st.composite
-def _distinct(draw: DrawFn, rows: NDArray[np.int64], rank: int) -> list[tuple[int, ...]]:
+def _distinct(draw: DrawFn, rows: Rows, rank: int) -> list[tuple[int, ...]]:
     """Rows of which no two have the same cells, taps, stride or low padding."""
     every = table()
     rows = rows[every.cells[rows] <= _MOST_DISTINCT_CELLS]
@@ -322,15 +403,9 @@ def _distinct(draw: DrawFn, rows: NDArray[np.int64], rank: int) -> list[tuple[in
     return chosen
 
 
-def _is_distinct(axes: Axes) -> bool:
-    columns = (axes.cells, axes.taps, axes.stride, axes.lo)
-    return all(len(set(column.tolist())) == len(column) for column in columns)
-
-
 def _square(wish: Wish, axes: Sequence[tuple[int, ...]]) -> int:
     """The outputs of the axis that has the most: as many there shall be channels and filters."""
-    columns = Axes(*map(np.array, zip(*axes)))
-    return int(columns.out.max())
+    return max(int(Axes(*axis).out) for axis in axes)
 
 
 def _row(axes: Axes, number: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ Everything shrinks towards one cell, one channel, one tap, stride 1, no padding,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -22,9 +22,10 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from oracles.protocol import Box, Domain, GroupKind
 from reference.problem import Array, ConvParams, ConvProblem, Size, output_size, same_padding
+from reference.rounding import ACCUMULATION, FORMATS
 from tests.support import fills
 
-Fill = Literal["small", "wide", "integers", "reals", "modest reals"]
+Fill = Literal["small", "wide", "integers", "reals"]
 
 # Most taps, dilation, stride, padding and further input cells of one axis, by rank: what a
 # framework's corner cases need, small enough for thousands of problems a minute.
@@ -62,33 +63,57 @@ def problems(
     """Problems of one rank and dtype that `domain` accepts, their data as `fill` says.
 
     "small": integers from -4 to 4; "wide": wide odd ones; "integers": of both; all are exact in any
-    order of summation. "reals": numbers of all magnitudes, but for a domain that is not exact
-    "modest" ones: sums over a whole sample, as transforms have, do not overflow either.
+    order of summation. "reals": numbers of all magnitudes, in one of the styles of the domain.
     """
-    if fill == "reals" and not domain.exact:
-        fill = "modest reals"
+    styles = styles_of(domain, dtype)
     return st.sampled_from(domain.boxes_in(rank, dtype)).flatmap(
-        lambda box: problems_in_box(box, rank, dtype, fill)
+        lambda box: problems_in_box(box, rank, dtype, fill, styles)
     )
 
 
+def styles_of(domain: Domain, dtype: str) -> tuple[str, ...]:
+    """The styles of reals of which no sum overflows that `domain` may take.
+
+    Transforms sum over whole samples; who sums float16 in float32 can go beyond its largest number.
+    """
+    if not domain.exact:
+        return fills.MODEST
+    summed = FORMATS[domain.accumulation.get(dtype, ACCUMULATION[dtype])]
+    wider = summed.largest > 2 * FORMATS[dtype].largest
+    return (*fills.STYLES, fills.RETURNING) if wider else fills.STYLES
+
+
+SPECIAL_VALUES = {"NaN": np.nan, "Inf": np.inf, "-Inf": -np.inf}
+
+
 @st.composite
-def special_problems(draw: DrawFn, domain: Domain, rank: int, dtype: str) -> ConvProblem:
-    """The same with one to three NaN, Inf or -Inf in x, w or dy."""
-    problem = draw(problems(domain, rank, dtype))
-    arrays = {name: getattr(problem, name).copy() for name in ("x", "w", "dy")}
-    places = st.sampled_from([name for name, array in arrays.items() if array.size])
-    for _ in range(draw(st.integers(1, 3), label="special values")):
-        array = arrays[draw(places)]
-        array.flat[draw(st.integers(0, array.size - 1))] = draw(
-            st.sampled_from([np.nan, np.inf, -np.inf])
-        )
+def special_problems(
+    draw: DrawFn,
+    domain: Domain,
+    rank: int,
+    dtype: str,
+    fill: Fill = "small",
+    names: Sequence[str] = ("x", "w", "dy"),
+    values: Sequence[float] = tuple(SPECIAL_VALUES.values()),
+) -> ConvProblem:
+    """The same with one to three of `values` in the arrays `names`."""
+    problem = draw(problems(domain, rank, dtype, fill))
+    arrays = {name: getattr(problem, name).copy() for name in names}
+    filled_ones = [name for name, array in arrays.items() if array.size]
+    for _ in range(draw(st.integers(1, 3), label="special values") if filled_ones else 0):
+        array = arrays[draw(st.sampled_from(filled_ones))]
+        array.flat[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(values))
     return replace(problem, **arrays)
 
 
 @st.composite
 def problems_in_box(
-    draw: DrawFn, box: Box, rank: int, dtype: str, fill: Fill = "small"
+    draw: DrawFn,
+    box: Box,
+    rank: int,
+    dtype: str,
+    fill: Fill = "small",
+    styles: tuple[str, ...] = fills.STYLES,
 ) -> ConvProblem:
     """Problems of one rank and dtype in `box`, shrinking towards the smallest one."""
     padding_kind = draw(st.sampled_from(_padding_kinds(box)), label="padding kind")
@@ -117,16 +142,20 @@ def problems_in_box(
     shapes = {"x": x, "w": w, "dy": (batch, *output_size(spatial, kernel, params), filters)}
     if draw(st.booleans(), label="bias"):
         shapes["b"] = (filters,)
-    return filled(draw, shapes, params, dtype, fill)
+    return filled(draw, shapes, params, dtype, fill, styles)
 
 
 def filled(
-    draw: DrawFn, shapes: dict[str, Size], params: ConvParams, dtype: str, fill: Fill
+    draw: DrawFn,
+    shapes: dict[str, Size],
+    params: ConvParams,
+    dtype: str,
+    fill: Fill,
+    styles: tuple[str, ...],
 ) -> ConvProblem:
     """A problem of these shapes of x, w, dy and perhaps b, its data drawn a byte an element."""
     made: Callable[[fills.Seeds, ConvParams, str], ConvProblem] = fills.small_integers
-    if fill in ("reals", "modest reals"):
-        styles = fills.STYLES if fill == "reals" else fills.MODEST
+    if fill == "reals":
         made = partial(fills.reals, style=draw(st.sampled_from(styles), label="style"))
     elif fill == "wide" or (fill == "integers" and draw(st.booleans(), label="wide")):
         wide = draw(st.sampled_from(fills.WIDE), label="of")

@@ -5,6 +5,7 @@ It shares nothing with what it is a judge of: no NumPy arithmetic, no convolutio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from random import Random
 
@@ -15,17 +16,17 @@ from reference.rounding import Format, as_rationals
 
 Term = tuple[Fraction, Fraction]
 """Two factors."""
+Index = tuple[int, ...]
 
 ORDERS = ("forward", "shuffled", "pairwise", "lanes", "fused")
 
 _LANES = 4
 
 
-def terms(problem: ConvProblem) -> dict[str, dict[tuple[int, ...], list[Term]]]:
+def terms(problem: ConvProblem) -> dict[str, dict[Index, list[Term]]]:
     """The products that each element of dx, dw, db and y is the sum of, taps in the padding not."""
-    params = problem.params
     x, w, dy = (as_rationals(array) for array in (problem.x, problem.w, problem.dy))
-    found: dict[str, dict[tuple[int, ...], list[Term]]] = {
+    found: dict[str, dict[Index, list[Term]]] = {
         name: {index: [] for index in np.ndindex(shape)}
         for name, shape in (("dx", x.shape), ("dw", w.shape), ("db", w.shape[-1:]), ("y", dy.shape))
     }
@@ -34,8 +35,18 @@ def terms(problem: ConvProblem) -> dict[str, dict[tuple[int, ...], list[Term]]]:
         for n, *o, f in np.ndindex(dy.shape):
             found["y"][(n, *o, f)].append((as_rationals(problem.b[f : f + 1])[0], one))
             found["db"][(f,)].append((dy[(n, *o, f)], one))
-    group_in, group_out = w.shape[-2], w.shape[-1] // params.groups
-    for n, *o, f in np.ndindex(dy.shape):
+    for of_x, of_w, of_y in products(problem):
+        found["y"][of_y].append((x[of_x], w[of_w]))
+        found["dx"][of_x].append((dy[of_y], w[of_w]))
+        found["dw"][of_w].append((x[of_x], dy[of_y]))
+    return found
+
+
+def products(problem: ConvProblem) -> Iterator[tuple[Index, Index, Index]]:
+    """Where in x, w and dy every product's factors are; a tap in the padding is no product."""
+    params = problem.params
+    group_in, group_out = problem.w.shape[-2], problem.w.shape[-1] // params.groups
+    for n, *o, f in np.ndindex(problem.dy.shape):
         for k in np.ndindex(problem.kernel):
             cell = tuple(
                 out * stride + tap * dilation - lo
@@ -46,12 +57,7 @@ def terms(problem: ConvProblem) -> dict[str, dict[tuple[int, ...], list[Term]]]:
             if not all(0 <= place < size for place, size in zip(cell, problem.spatial)):
                 continue
             for c in range(group_in):
-                of_x = (n, *cell, f // group_out * group_in + c)
-                of_w, of_y = (*k, c, f), (n, *o, f)
-                found["y"][of_y].append((x[of_x], w[of_w]))
-                found["dx"][of_x].append((dy[of_y], w[of_w]))
-                found["dw"][of_w].append((x[of_x], dy[of_y]))
-    return found
+                yield (n, *cell, f // group_out * group_in + c), (*k, c, f), (n, *o, f)
 
 
 def rounded(value: Fraction, to: Format, flush: bool) -> Fraction:

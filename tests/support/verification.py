@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hypothesis import currently_in_test_context, event, reject, target
+from hypothesis import reject, target
 
 from oracles import divergences, triage
 from oracles.compare import Disagreement, Verdict, judge
@@ -21,9 +21,11 @@ from reference.problem import ConvProblem
 from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
+from tests.support.classes import Class, region_names
+from tests.support.coverage import Met, coverage_of
 from tests.support.fixed import probes
 from tests.support.proposals import Proposal, Seen, manner_of
-from tests.support.regions import regions_of
+from tests.support.regions import REGIONS, regions_of
 from tests.support.regressions import (
     SEEN_ONCE,
     Kept,
@@ -59,7 +61,7 @@ class Verification:
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
     is not asked is no success. Without `ledger` every oracle is asked for everything that it
     accepts; `keep_going` leaves out what has been found and looks for more. `baseline` is what the
-    oracles' exactness is held against.
+    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Verification:
         ledger: bool = True,
         keep_going: bool = False,
         baseline: drift.Rows | None = None,
+        seed: int = 0,
     ) -> None:
         self.tally = tally
+        self.seed = seed
         self.recovered = [] if replay else self._recover(regressions)
         self.kept = list(replay) or kept_files(regressions)
         self.must_ask = bool(replay) and len(entries) == 1
@@ -92,6 +96,8 @@ class Verification:
         self._seen: dict[str, Seen] = {}
         self._looking = False
         self._worst: dict[tuple[str, str, str], Verdict] = {}
+        self._met: dict[str, Met] = {}
+        self._regions_left_out: set[tuple[str, str]] = set()
 
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
@@ -154,12 +160,44 @@ class Verification:
                 reject()  # to Hypothesis: it does not count
         return verdict
 
+    def verify_class(
+        self, oracle: Connection, of: Class, problem: ConvProblem, *, is_last: bool
+    ) -> bool:
+        """Hold `oracle` against the reference on a problem of a class, and count what it covers.
+
+        Raises Disagreement. Returns whether it was asked; if not, and this was the last try, the
+        class is left out.
+        """
+        __tracebackhide__ = True
+        if self.verify(oracle, problem, is_enough=is_last) is not None:
+            if of.combination is not None:
+                self.met(oracle).meet(problem, of.fill)
+            elif of.name not in REGIONS:
+                self.tally.add_region(oracle.name, of.name)
+            return True
+        if is_last and of.combination is not None:
+            self.met(oracle).leave_out(of.combination)
+        elif is_last:
+            self._regions_left_out.add((oracle.name, of.name))
+        return False
+
+    def met(self, oracle: Connection) -> Met:
+        """What of its covering array `oracle` has met."""
+        if oracle.name not in self._met:
+            self._met[oracle.name] = Met(coverage_of(oracle.domain))
+        return self._met[oracle.name]
+
+    def empty_regions(self, oracle: Connection) -> list[str]:
+        """The regions of its domain in which `oracle` was asked nothing, but for the ledger's."""
+        for name in region_names(oracle.domain):
+            self.tally.add_region(oracle.name, name, 0)
+        asked = self.tally.count(oracle.name).regions
+        empty = (name for name, problems in asked.items() if not problems)
+        return [name for name in empty if (oracle.name, name) not in self._regions_left_out]
+
     def _count_regions(self, oracle: str, problem: ConvProblem) -> None:
-        """For the tally, and for Hypothesis' statistics."""
         for name in regions_of(problem):
             self.tally.add_region(oracle, name)
-            if currently_in_test_context():
-                event(f"region: {name}")
 
     def smaller(self, failure: Disagreement) -> Disagreement:
         """`failure`, or one of the same manner on a problem that is smaller, of any region."""
@@ -211,6 +249,7 @@ class Verification:
         __tracebackhide__ = True
         precision = FORMATS[dtype].precision
         domain, asked = oracle.domain, 0
+        least, short = precision, None
         for problem in probes(domain, rank, dtype):
             if self.known(oracle.name, problem) or not domain.accepts(problem):
                 continue
@@ -228,12 +267,14 @@ class Verification:
                     judge(oracle, problem).check()
                 bits = expected.bits(name, got, precision)
                 self.tally.add_bits(oracle.name, dtype, name, bits)
-                if bits < precision and domain.exact:
+                if bits < least and domain.exact:
                     words = (
                         f"{oracle.name} promises {dtype}, {precision} bits, but its {name} carries "
                         f"{bits} [{describe(problem)}]"
                     )
-                    raise Verdict(oracle.name, problem, "differs", words).failure()
+                    least, short = bits, Verdict(oracle.name, problem, "differs", words)
+        if short is not None:
+            raise short.failure()
         return asked
 
     def drift(self, oracle: Connection, rank: int, dtype: str) -> list[str]:
@@ -332,6 +373,8 @@ class Verification:
             count -= seen.asked_before_failure
             region = self._explore(oracle, explore or run, failures[-1].verdict)
             failures[-1].add_note(str(region))
+            if regions := seen.regions(failures[-1].verdict):
+                failures[-1].add_note(f"regions: {'; '.join(regions)}")
             if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
                 break
             seen.leave_out(failures[-1].verdict)
@@ -435,6 +478,9 @@ class Verification:
                 self.tally.add_incident(incident, self._keep_incident(incident))
             connection.close()
         self._connections.clear()
+        for name, met in self._met.items():
+            self.tally.add_coverage(name, met.met, met.valid, len(met.missing))
+        self._met.clear()
         for (oracle, _, result), verdict in self._worst.items():
             with contextlib.suppress(OSError, ValueError):
                 save_worst(verdict, self.entry(oracle).version or "", result, self._regressions)

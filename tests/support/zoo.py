@@ -10,10 +10,11 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,18 @@ import numpy as np
 
 from oracles.compare import reference_grads
 from oracles.protocol import Box, Domain
-from oracles.wire import encode_grads
-from reference import ConvProblem, conv_backward, naive_conv_backward, naive_conv_forward
+from oracles.wire import encode_grads, frame
+from reference import (
+    ConvParams,
+    ConvProblem,
+    conv_backward,
+    conv_forward,
+    naive_conv_backward,
+    naive_conv_forward,
+)
 from reference.problem import Array
 from reference.rounding import expect
+from tests.support.sums import products
 
 
 class Citizen:
@@ -67,6 +76,71 @@ def multiplies_padding(problem: ConvProblem) -> Any:
     grads = reference_grads(replace(problem, x=padded, params=unpadded))
     inside = (slice(lo, lo + s) for s, (lo, _) in zip(problem.spatial, params.padding))
     return replace(grads, dx=grads.dx[(slice(None), *inside)])
+
+
+class Promising(Bad):
+    """An oracle that promises the reference's rule for NaN and Inf."""
+
+    domain = Domain(
+        Box(ranks=(1, 2, 3), dtypes=("float32", "float64"), max_elements=256), special_values=True
+    )
+
+
+keeps_to_the_rule = Promising(plain_loops.grads)
+pads_with_zeros = Promising(multiplies_padding.grads)
+
+
+@Promising
+def swallows_nan(problem: ConvProblem) -> Any:
+    """DW has zeros where it should have NaN."""
+    grads = reference_grads(problem)
+    return replace(grads, dw=np.where(np.isnan(grads.dw), 0, grads.dw))
+
+
+@Promising
+def clips_inf(problem: ConvProblem) -> Any:
+    """DX has the largest number where it should have Inf."""
+    grads = reference_grads(problem)
+    largest = np.finfo(problem.dtype).max
+    return replace(grads, dx=np.clip(grads.dx, -largest, largest))
+
+
+@Promising
+def stuffs_zeros(problem: ConvProblem) -> Any:
+    """DX is a sum over dy with zeros between strides and around it, which w is multiplied with."""
+    params, dy = problem.params, problem.dy
+    outputs, (batch, *cells, _) = dy.shape[1:-1], problem.x.shape
+    stretched = ((o - 1) * s + 1 for o, s in zip(outputs, params.stride))
+    stuffed = np.zeros((batch, *stretched, dy.shape[-1]), dy.dtype)
+    stuffed[(slice(None), *(slice(None, None, s) for s in params.stride))] = dy
+    stuffed = np.pad(stuffed, ((0, 0), *_around(problem), (0, 0)))
+    flipped = np.flip(problem.w, axis=tuple(range(params.rank)))
+    by_group = np.split(flipped, params.groups, axis=-1)
+    turned = np.concatenate([part.swapaxes(-1, -2) for part in by_group], axis=-1)
+    plain = ConvParams((1,) * params.rank, ((0, 0),) * params.rank, params.dilation, params.groups)
+    dx = conv_forward(stuffed, turned, None, plain)
+    inside = (slice(lo, lo + size) for size, (lo, _) in zip(cells, params.padding))
+    return replace(reference_grads(problem), dx=dx[(slice(None), *inside)])
+
+
+def _around(problem: ConvProblem) -> Iterator[tuple[int, int]]:
+    """Zeros before and after, so that there is a sum for every cell of the padded input."""
+    params = problem.params
+    for size, (lo, hi), o, s, extent in zip(
+        problem.spatial, params.padding, problem.dy.shape[1:-1], params.stride, problem.extent
+    ):
+        yield extent - 1, lo + size + hi - (o - 1) * s - 1
+
+
+@Promising
+def skips_zeros(problem: ConvProblem) -> Any:
+    """DX leaves out products with elements of w that are 0, also those of NaN and Inf."""
+    dx = np.zeros_like(problem.x)
+    with np.errstate(all="ignore"):
+        for of_x, of_w, of_y in products(problem):
+            if problem.w[of_w] != 0:
+                dx[of_x] += problem.dy[of_y] * problem.w[of_w]
+    return replace(reference_grads(problem), dx=dx)
 
 
 class NoScript(Bad):
@@ -188,6 +262,13 @@ def forks_a_child_that_stays(problem: ConvProblem) -> Any:
     if os.fork() == 0:
         time.sleep(600)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@Bad
+def leaves_a_daemon(problem: ConvProblem) -> Any:
+    """Is right, and leaves a process behind in a session of its own."""
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+    return reference_grads(problem)
 
 
 @Bad
@@ -471,6 +552,15 @@ def sends_half_a_message(problem: ConvProblem) -> Any:
     answer = encode_grads(reference_grads(problem), 1)
     _write_everywhere(answer[: len(answer) // 2])
     os._exit(0)
+
+
+@Bad
+def trickles(problem: ConvProblem) -> Any:
+    """Begins an answer, and sends the rest byte by byte, without end."""
+    _write_everywhere(frame({}, bytes(1 << 20))[:100])
+    while True:
+        time.sleep(0.01)
+        _write_everywhere(b"\0")
 
 
 @Bad

@@ -6,112 +6,65 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
-from hypothesis.strategies import SearchStrategy
+from hypothesis import Phase, Verbosity, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
 
 from oracles.compare import Disagreement
 from oracles.worker import Connection
 from reference import ConvProblem
-from tests.support.coverage import coverage_of, problems_of, wish, words
-from tests.support.regions import REGIONS
-from tests.support.space import can_be, problems_like, various
-from tests.support.strategies import Fill
+from tests.support.classes import Class, ask_one, regions, three_classes
+from tests.support.space import various
 from tests.support.verification import Verification
 
-_FILLS: tuple[Fill, ...] = ("wide", "reals")
-_WEAK = 5  # problems of a class that may show nothing, before one counts all the same
 
-
-def test_every_three_classes_meet(
-    oracle: Connection, rank: int, dtype: str, verification: Verification
-) -> None:
+def test_every_three_classes_meet(oracle: Connection, verification: Verification) -> None:
     """In some problem each: of strides, padding, dilation, groups, values, layout and so on."""
     __tracebackhide__ = True
-    coverage = coverage_of(oracle.domain)
-    combinations = coverage.of(rank, dtype)
-    assert len(combinations)
-    verify(
-        oracle,
-        (rank, dtype),
-        [(words(row), problems_of(oracle.domain, row), wish(row)[1]) for row in combinations],
-        verification,
-    )
+    verify(oracle, three_classes(oracle.domain, verification.seed), verification)
+    missing = verification.met(oracle).missing
+    assert not missing, f"{oracle.name} was not asked where these meet: {'; '.join(missing)}"
 
 
-def test_every_region(
-    oracle: Connection, rank: int, dtype: str, verification: Verification
-) -> None:
+def test_every_region(oracle: Connection, verification: Verification) -> None:
     """Problems of each region that the oracle's domain has, on integers and on reals."""
     __tracebackhide__ = True
-    verify(
-        oracle,
-        (rank, dtype),
-        [
-            (name, problems_like(like, oracle.domain, rank, dtype, fill), fill)
-            for name, like in REGIONS.items()
-            if can_be(like, oracle.domain, rank, dtype)
-            for fill in _FILLS
-        ],
-        verification,
-    )
+    verify(oracle, regions(oracle.domain, verification.seed), verification)
+    empty = verification.empty_regions(oracle)
+    assert not empty, f"no problem for {oracle.name} was in: {'; '.join(empty)}"
 
 
-def verify(
-    oracle: Connection,
-    cell: tuple[int, str],
-    classes: Iterable[tuple[str, SearchStrategy[ConvProblem], Fill]],
-    verification: Verification,
-) -> None:
+def verify(oracle: Connection, classes: Iterable[Class], verification: Verification) -> None:
     """Hold `oracle` against the reference on a problem of each class.
 
     A failure is made smaller, into whatever class: what is left is what it takes.
     """
     __tracebackhide__ = True
     left = deque(classes)
+    of = left[0]
 
     def run(count: int) -> None:
         __tracebackhide__ = True
+        nonlocal of
         del count
         while left:
+            of = left.popleft()
             try:
-                verify_one(oracle, *left.popleft(), verification)
+                ask_one(of, ask, verification.seed)
             except Disagreement as failure:
                 raise verification.smaller(failure) from None
 
+    def ask(problem: ConvProblem, is_last: bool) -> bool:
+        __tracebackhide__ = True
+        return verification.verify_class(oracle, of, problem, is_last=is_last)
+
     def explore(count: int) -> None:
         @settings(max_examples=count, phases=[Phase.generate], verbosity=Verbosity.quiet)
-        @given(problem=various(oracle.domain, *cell, "integers"))
-        def agrees(problem: ConvProblem) -> None:
-            verification.verify(oracle, problem)
+        @given(data=st.data())
+        def agrees(data: DataObject) -> None:
+            rank, dtype = data.draw(st.sampled_from(oracle.domain.cells()))
+            verification.verify(oracle, data.draw(various(oracle.domain, rank, dtype, "integers")))
 
         agrees()
 
     verification.look(oracle.name, run, math.inf, explore)
-
-
-def verify_one(
-    oracle: Connection,
-    name: str,
-    problems: SearchStrategy[ConvProblem],
-    fill: Fill,
-    verification: Verification,
-) -> None:
-    """Hold `oracle` against the reference on one of `problems`."""
-    __tracebackhide__ = True
-
-    @settings(
-        max_examples=1,
-        verbosity=Verbosity.quiet,
-        suppress_health_check=[HealthCheck.filter_too_much],  # the first is all zeros, thus weak
-    )
-    @seed(f"{name} {fill}")
-    @given(problem=problems)
-    def agrees(problem: ConvProblem) -> None:
-        __tracebackhide__ = True
-        nonlocal tries
-        tries += 1
-        if verification.verify(oracle, problem, is_enough=tries > _WEAK) is not None:
-            coverage_of(oracle.domain).meet(problem, fill)
-
-    tries = 0
-    agrees()

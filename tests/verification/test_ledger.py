@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from oracles.divergences import LEDGER, Divergence
 from oracles.registry import Entry
 from oracles.worker import Connection
 from reference import ConvProblem
+from tests.support.classes import one_of_each, regions
 from tests.support.findings import DIRECTORY, run_script, scripts
 from tests.support.strategies import problems
 from tests.support.verification import Verification
@@ -52,7 +52,7 @@ def test_defects_are_still_there(
 
 
 def test_records_match_problems(oracle: Connection, verification: Verification) -> None:
-    """Random problems that the oracle accepts meet every predicate: no record is dead."""
+    """Problems that the oracle accepts meet every predicate: no record is dead."""
     name, domain = verification.entry(oracle.name).base, oracle.domain
     unmet = {record.id: record.applies for record in LEDGER if name in record.names}
 
@@ -61,9 +61,15 @@ def test_records_match_problems(oracle: Connection, verification: Verification) 
             del unmet[met]
 
     few = settings(max_examples=200, database=None, deadline=None)
-    for number, (rank, dtype) in itertools.product(range(20), domain.cells()):
-        if unmet:
-            seed(number)(few(given(problem=problems(domain, rank, dtype))(meet)))()
+    for number in range(20):
+        for rank, dtype in domain.cells():
+            if unmet:
+                seed(number)(few(given(problem=problems(domain, rank, dtype))(meet)))()
+        classes = (of for of in regions(domain, number) if of.fill == "wide" and unmet)
+        for problem in one_of_each(classes, number):
+            meet(problem)
+        if not unmet:
+            break
     assert not unmet, f"no problem that {name} accepts matches {', '.join(unmet)}"
 
 
@@ -128,6 +134,15 @@ def test_versions_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE"}) is record
     assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX2"}) is None
     assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is None
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_BF16"}) is record
+    half = replace(record, needs="avx512_fp16")
+    monkeypatch.setattr(divergences, "LEDGER", (half,))
+    assert divergences.find("pytorch", "2.13.0+cpu", problem) is None
+    monkeypatch.setattr(divergences, "cpu_flags", lambda: frozenset({"avx512f", "avx512_fp16"}))
+    assert divergences.find("pytorch", "2.13.0+cpu", problem) is half
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_BF16"}) is None
+    assert divergences.find("pytorch", "2.13.0+cpu", problem, {ISA: "AVX512_CORE_FP16"}) is half
+    monkeypatch.setattr(divergences, "LEDGER", (record,))
     monkeypatch.setattr(divergences, "cpu_flags", frozenset)
     assert divergences.find("pytorch", "2.13.0+cpu", problem) is None
     narrow = replace(record, needs="", lacks="avx512f", variants=("native",))

@@ -316,6 +316,34 @@ def test_what_is_no_number_is_wrong(
     assert not generous.ratios("y", line([1.125, 0, 0], dtype)).size
 
 
+@each_dtype
+@each_higher
+def test_special_values_must_be_where_a_product_with_them_goes(
+    dtype: str, higher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nothing else is right; elsewhere all is as without them, though a sum is rounded."""
+    if higher == "rationals":
+        without_longdouble(monkeypatch)
+    inf, nan = np.inf, np.nan
+    problem = in_line([1.5, nan, -inf, 3, 0], [-0.75], [1, 1, 1, inf, inf], dtype)
+    expected = expect(problem)
+    finite = expect(in_line([1.5, 0, 0, 3, 0], [-0.75], [1, 1, 1, 0, 0], dtype))
+    for name in ("want", "allowed"):  # of the element that no special value reaches
+        of_all, of_finite = (getattr(one, name).y[0, [0, 3], 0] for one in (expected, finite))
+        assert of_all.tolist() == of_finite.tolist()
+    right = line([-1.125, nan, inf, -2.25, 0], dtype)
+    assert not expected.wrong("y", right).any()
+    assert not expected.wrong("dw", kernel([nan], dtype)).any()
+    assert not expected.wrong("dx", line([-0.75, -0.75, -0.75, -inf, -inf], dtype)).any()
+    assert expected.ratios("y", right).size == 2
+    for index, values in {0: (nan, inf, 0), 1: (0, inf, 2), 2: (nan, -inf, 0)}.items():
+        for value in values:
+            got = right.copy()
+            got[0, index, 0] = value
+            assert np.flatnonzero(expected.wrong("y", got)).tolist() == [index]
+    assert np.flatnonzero(expect(problem).wrong("dw", kernel([inf], dtype))).tolist() == [0]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_infinitely_much_is_allowed_of_sums_too_long(dtype: str) -> None:
     """A sum of as many numbers as the unit roundoff is small may come to anything finite."""

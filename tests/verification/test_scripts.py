@@ -118,6 +118,24 @@ def test_a_script_shows_the_defect_by_itself(
     assert words in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("source", "code", "words"),
+    [("", 0, "not reproduced"), ("dw = np.nan_to_num(dw)", 1, "DEFECT: ask 0: dw =")],
+)
+def test_a_script_knows_nan_and_inf(source: str, code: int, words: str, tmp_path: Path) -> None:
+    """NaN should be NaN, and Inf the same Inf."""
+    dy = np.float32([np.inf, 1, -np.inf, np.nan]).reshape(1, 2, 2, 1)
+    entry = Entry("mine", Saboteur(source), "1.0")  # type: ignore[arg-type]
+    verdict = Verdict("mine", replace(PROBLEM, dy=dy), Differs.kind, "mine is wrong")
+    path = tmp_path / "script.py"
+    path.write_text(standalone(verdict, entry) or "")
+    done = subprocess.run(
+        [sys.executable, "-I", path.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout
+
+
 def test_what_should_be_does_not_come_from_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the definition in rational arithmetic: a wrong reference spoils no script."""
     entry = Entry("mine", Saboteur(""), "1.0")  # type: ignore[arg-type]

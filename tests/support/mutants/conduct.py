@@ -60,7 +60,12 @@ def dw_workspace_overrun(problem: ConvProblem, right: ConvGrads) -> ConvGrads:
     return right
 
 
-@DW.values("NNlib#538", "LBANN#1022", needs_process=True)
+@DW.values(
+    "NNlib#538",
+    "LBANN#1022",
+    needs="to be asked a second time in one process",
+    needs_process=True,
+)
 def dw_scaled_previous_contents(problem: ConvProblem, right: ConvGrads) -> Array:
     """dW is added to what the last one of its shape left in the same memory."""
     dw = right.dw.astype(np.float64)

@@ -21,6 +21,7 @@ Value = Callable[[ConvProblem, ConvGrads], Array]
 Where = Callable[[ConvProblem], bool]
 
 EVERYTHING = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES))
+SPECIAL = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), special_values=True)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class Mutant:
     needs          what a problem must have to show it that keeps it from being small, or from being
                    drawn; "" if nothing
     needs_process  whether it crashes, hangs, or answers by what it was asked before
-    special        whether it is wrong on NaN and Inf alone
     """
 
     name: str
@@ -44,9 +44,13 @@ class Mutant:
     domain: Domain = EVERYTHING
     needs: str = ""
     needs_process: bool = False
-    special: bool = False
 
     distribution = None
+
+    @property
+    def special(self) -> bool:
+        """Whether it is wrong on NaN and Inf alone: it promises the rule for them."""
+        return self.domain.special_values
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """Wrong gradients."""
