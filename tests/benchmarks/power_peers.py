@@ -45,6 +45,7 @@ class RoundedOnce:
 
     distribution = None
     domain = Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES))
+    gradients = ("y",)  # so that its own forward is asked: there is noise in that, too
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """The gradients and y."""

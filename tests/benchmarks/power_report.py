@@ -103,7 +103,7 @@ class Report:
                     str(not_asked),
                     str(unfinished),
                     self.false_alarms(judge),
-                    f"{of_judge['seconds']:.2g}",
+                    f"{of_judge['seconds']:.3g}",
                 ]
             )
         lines.append([UNION, "", "", self.share(UNION), "", "", "", ""])
