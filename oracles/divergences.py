@@ -111,14 +111,27 @@ def _in_range(versions: str, version: str) -> bool:
     return SpecifierSet(versions).contains(version, prereleases=True)
 
 
-def _one_output_column(p: ConvProblem) -> bool:
-    """One input channel, one output column that a wider kernel reaches with a stride of its own."""
+def _several_samples(p: ConvProblem) -> bool:
+    return p.params.rank == 3 or p.x.shape[0] > 1
+
+
+def _is_asked_of_onednn(p: ConvProblem) -> bool:
+    """PyTorch keeps one small 2-D sample for itself: use_mkldnn in ATen/native/Convolution.cpp."""
+    padded = math.prod(size + lo + hi for size, (lo, hi) in zip(p.spatial, p.params.padding))
+    return _several_samples(p) or min(p.kernel) > 3 or padded * p.x.shape[-1] > 20_480
+
+
+def _one_output_column(p: ConvProblem, *, samples: Callable[[ConvProblem], bool]) -> bool:
+    """One input channel, one output column that a wider kernel reaches with a stride of its own.
+
+    `samples` says whether the problem has enough of them.
+    """
     out, stride = p.dy.shape[1:-1], p.params.stride
     return (
         p.dtype == "float32"
+        and samples(p)
         and p.params.rank >= 2
         and p.x.shape[-1] == 1
-        and (p.params.rank == 3 or p.x.shape[0] > 1)
         and p.kernel[-1] > 1
         and p.params.dilation[-1] == 1
         and stride[-1] > 1
@@ -206,14 +219,14 @@ LEDGER: tuple[Divergence, ...] = (
             id=f"{oracle}-one-output-column",
             oracle=oracle,
             versions=versions,
-            applies=_one_output_column,
+            applies=functools.partial(_one_output_column, samples=samples),
             kind="wrong",
             cause="oneDNN's brg_conv_fwd leaves y unwritten or reads outside the input",
             upstream="not found upstream",
             script=f"{oracle}_one_output_column.py",
             needs="avx512f",
         )
-        for oracle, versions in _BOTH
+        for (oracle, versions), samples in zip(_BOTH, (_several_samples, _is_asked_of_onednn))
     ),
     *(
         Divergence(

@@ -1,7 +1,8 @@
 """torch conv2d, float32: wrong forward for one input channel and one output column.
 
 PyTorch 2.13.0 on a processor with AVX-512 (oneDNN's brg_conv_fwd), x with channels-last strides.
-Strides (1, s > 1), kernel wider than 1, batch above 1. Expected: y is the plain sums.
+Strides (1, s > 1), kernel wider than 1, batch above 1 or, as PyTorch keeps one small sample from
+oneDNN, kernel above 3 on both axes. Expected: y is the plain sums.
 """
 
 import sys

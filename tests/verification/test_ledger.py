@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import find, given, seed, settings
 
@@ -13,7 +14,7 @@ from oracles import divergences, registry
 from oracles.divergences import LEDGER, Divergence
 from oracles.registry import Entry
 from oracles.worker import Connection
-from reference import ConvProblem
+from reference import ConvParams, ConvProblem
 from tests.support.classes import one_of_each, regions
 from tests.support.findings import DIRECTORY, run_script, scripts
 from tests.support.strategies import problems
@@ -79,6 +80,21 @@ def test_record_is_complete(record: Divergence) -> None:
     assert record.oracle in registry.names()
     assert record.cause
     assert record.upstream == "not found upstream" or record.upstream.startswith("https://")
+
+
+def test_one_sample_of_one_output_column() -> None:
+    """PyTorch gives it to oneDNN if the kernel is large; TensorFlow's oneDNN does it right."""
+    applies = {record.id: record.applies for record in LEDGER}
+    for size, samples, names in ((4, 1, "p"), (3, 1, ""), (3, 2, "pt")):
+        problem = ConvProblem(
+            np.ones((samples, 5, 5, 1), np.float32),
+            np.ones((size, size, 1, 1), np.float32),
+            None,
+            np.ones((samples, 6 - size, 1, 1), np.float32),
+            ConvParams(stride=(1, 4)),
+        )
+        for oracle in ("pytorch", "tensorflow"):
+            assert applies[f"{oracle}-one-output-column"](problem) == (oracle[0] in names)
 
 
 def test_ids_are_unique() -> None:
