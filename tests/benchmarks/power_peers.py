@@ -153,6 +153,7 @@ def assert_similar_outputs(oracle: Oracle, case: Case) -> bool:
 
     got, want = zip(*pairs(oracle, case, case.right))
     try:
+        # the tolerance is the peer's own: the peer is what is measured
         Runner.assert_similar_outputs(want, got, rtol=1e-3, atol=1e-7)
     except AssertionError:
         return False
@@ -160,7 +161,7 @@ def assert_similar_outputs(oracle: Oracle, case: Case) -> bool:
 
 
 def allclose(oracle: Oracle, case: Case) -> bool:
-    """np.allclose with its defaults."""
+    """np.allclose with its defaults: what is measured, not what we judge by."""
     return all(np.allclose(got, want) for got, want in pairs(oracle, case, case.right))
 
 
