@@ -48,8 +48,8 @@ INSTALL_LINE = "tensorflow is not installed: pip install -c constraints.txt tens
 def run_pytest(*arguments: str, **environment: str) -> tuple[int, str]:
     """Exit code and output of a pytest run of its own, on no terminal, as on nobody's CI.
 
-    pytest and Hypothesis print other lines where CI is set. It draws the same problems each time and keeps what it finds where nobody looks, unless
-    `arguments`, which come last, say otherwise.
+    pytest and Hypothesis print other lines where CI is set. It draws the same problems each time
+    and keeps what it finds where nobody looks, unless `arguments`, which come last, say otherwise.
     """
     with tempfile.TemporaryDirectory() as nowhere:
         options = ["-p", "no:cacheprovider", "--hypothesis-seed=0", f"--regressions={nowhere}"]

@@ -39,7 +39,8 @@ _OfCell: TypeAlias = Callable[[int, str, Fill], SearchStrategy[ConvProblem]]
 class Class:
     """Problems that have something in common: `check` says whether three classes, or a region.
 
-    `combination` is that of the covering array; `others` are asked for after a problem.
+    `combination` is that of the covering array; `others` are asked for after a problem. In another
+    `turn` other problems of the class are drawn.
     """
 
     check: str
@@ -50,6 +51,7 @@ class Class:
     problems: SearchStrategy[ConvProblem]
     combination: Combinations | None = None
     others: _Others = lambda _: []
+    turn: int = 0
 
 
 def three_classes(domain: Domain, seed: int = 0) -> list[Class]:
@@ -68,10 +70,11 @@ def three_classes(domain: Domain, seed: int = 0) -> list[Class]:
     ]
 
 
-def regions(domain: Domain, seed: int = 0) -> list[Class]:
+def regions(domain: Domain, seed: int = 0, turns: int = 1) -> list[Class]:
     """The regions that `domain` has, in each rank and dtype, on integers and on reals.
 
-    They are mixed, but each region comes once before any comes a second time, and so on.
+    They are mixed, but each region comes once before any comes a second time, and so on. In each of
+    the `turns` all of them come.
     """
     found = [
         Class(REGION, name, rank, dtype, fill, of(rank, dtype, fill), others=others)
@@ -82,11 +85,12 @@ def regions(domain: Domain, seed: int = 0) -> list[Class]:
     ]
     mixed = [found[place] for place in np.random.default_rng(seed).permutation(len(found))]
     before: Counter[str] = Counter()
-    turns = []
+    places = []
     for of in mixed:
-        turns.append(before[of.name])
+        places.append(before[of.name])
         before[of.name] += 1
-    return [mixed[place] for place in np.argsort(turns, kind="stable")]
+    once = [mixed[place] for place in np.argsort(places, kind="stable")]
+    return [replace(of, turn=turn) for turn in range(turns) for of in once]
 
 
 def region_names(domain: Domain) -> list[str]:
@@ -135,7 +139,7 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
         database=None,
         suppress_health_check=[HealthCheck.filter_too_much],  # two are, of three
     )
-    @seeded(f"{seed} {of.name} {of.rank} {of.dtype} {of.fill}")
+    @seeded(f"{seed + of.turn} {of.name} {of.rank} {of.dtype} {of.fill}")
     @given(problem=of.problems)
     def draw(problem: ConvProblem) -> None:
         __tracebackhide__ = True

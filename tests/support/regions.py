@@ -80,6 +80,11 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "kernel wider than the input": Wish(lambda a: a.extent > a.cells),
         "pointwise": Wish(lambda a: (a.taps == 1) & (a.stride == 1), lambda a: a.taps == 1),
         "pointwise, strided": Wish(lambda a: (a.taps == 1) & (a.stride > 1), lambda a: a.taps == 1),
+        "pointwise, strided, many outputs": Wish(
+            lambda a: (a.taps == 1) & (a.out > 256),
+            lambda a: (a.taps == 1) & (a.stride > 1) & (a.out > 1),
+            groups=_ONE,
+        ),
         "pointwise, padded": Wish(
             lambda a: (a.taps == 1) & (a.lo + a.hi > 0), lambda a: a.taps == 1
         ),

@@ -17,6 +17,8 @@ from tests.support.classes import Class, ask_one, regions, three_classes
 from tests.support.space import various
 from tests.support.verification import Verification
 
+_A_TURN = 250  # random problems to one of each region: those of the profile ci
+
 
 def test_every_three_classes_meet(oracle: Connection, verification: Verification) -> None:
     """In some problem each: of strides, padding, dilation, groups, values, layout and so on."""
@@ -29,7 +31,8 @@ def test_every_three_classes_meet(oracle: Connection, verification: Verification
 def test_every_region(oracle: Connection, verification: Verification) -> None:
     """Problems of each region that the oracle's domain has, on integers and on reals."""
     __tracebackhide__ = True
-    verify(oracle, regions(oracle.domain, verification.seed), verification)
+    turns = max(1, settings().max_examples // _A_TURN)
+    verify(oracle, regions(oracle.domain, verification.seed, turns), verification)
     empty = verification.empty_regions(oracle)
     assert not empty, f"no problem for {oracle.name} was in: {'; '.join(empty)}"
 
