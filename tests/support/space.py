@@ -28,8 +28,10 @@ from tests.support.strategies import (
     Fill,
     filled,
     groups_of,
+    one_of,
     problems,
     styles_of,
+    whole,
 )
 
 # Of one axis. Outputs around what vector code takes at once: one, a few, 8 or 16, and a rest.
@@ -342,9 +344,9 @@ def problems_like(
     draw: DrawFn, wish: Wish, domain: Domain, rank: int, dtype: str, fill: Fill
 ) -> ConvProblem:
     """Problems like `wish` that `domain` accepts; there must be some (`can_be`)."""
-    boxes = [box for box in domain.boxes_in(rank, dtype) if wish.kinds_in(box, rank)]
-    box = draw(st.sampled_from(boxes), label="box")
-    kind = draw(st.sampled_from(wish.kinds_in(box, rank)), label="groups")
+    boxes = tuple(box for box in domain.boxes_in(rank, dtype) if wish.kinds_in(box, rank))
+    box = draw(one_of(boxes), label="box")
+    kind = draw(one_of(tuple(wish.kinds_in(box, rank))), label="groups")
     limit = wish.most(box)
     axes = draw(_spatial(wish, box, kind, rank), label="axes")
     if rank > 1:
@@ -356,12 +358,12 @@ def problems_like(
     if wish.is_square:
         channels = group_out = (_square(wish, axes),)
     room = min(limit // (cells * fewest), limit // (all_taps * min(group_out)))
-    sizes = groups_of(kind, room, limit // all_taps, channels, group_out)
-    groups, group_in, group_out_drawn = draw(sizes, label="channels")
+    sizes = groups_of(draw, kind, room, limit // all_taps, channels, group_out)
+    groups, group_in, group_out_drawn = sizes
     params = ConvParams(stride, tuple(zip(lo, hi)), dilation, groups)
     filters = groups * group_out_drawn
     most = limit // (cells * groups * group_in)
-    batch = draw(st.sampled_from([n for n in wish.sizes(box) if n <= most]), label="batch")
+    batch = draw(one_of(tuple(n for n in wish.sizes(box) if n <= most)), label="batch")
     x, w = (batch, *spatial, groups * group_in), (*taps, group_in, filters)
     shapes = {"x": x, "w": w, "dy": (batch, *output_size(spatial, taps, params), filters)}
     if draw(st.booleans(), label="bias") if wish.bias is None else wish.bias:
@@ -381,10 +383,10 @@ def _spatial(
     rows = rows_of(wish, box, kind, rank)
     if wish.is_distinct:
         return draw(_distinct(rows, rank))
-    chosen = [int(rows[draw(st.integers(0, len(rows) - 1), label="axis")])]
+    chosen = [int(rows[draw(whole(0, len(rows) - 1), label="axis")])]
     if rank > 1:
         others = _beside(wish, box, kind, chosen[0], rank)
-        place = st.integers(0, len(others) - 1)
+        place = whole(0, len(others) - 1)
         chosen += [int(others[draw(place, label="other axis")]) for _ in range(rank - 1)]
     return [_row(every, number) for number in chosen]
 
@@ -396,7 +398,7 @@ def _distinct(draw: DrawFn, rows: Rows, rank: int) -> list[tuple[int, ...]]:
     rows = rows[every.cells[rows] <= _MOST_DISTINCT_CELLS]
     chosen = []
     for _ in range(rank):
-        number = int(rows[draw(st.integers(0, len(rows) - 1), label="axis")])
+        number = int(rows[draw(whole(0, len(rows) - 1), label="axis")])
         chosen.append(_row(every, number))
         for column in (every.cells, every.taps, every.stride, every.lo):
             rows = rows[column[rows] != column[number]]

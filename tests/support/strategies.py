@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Literal, NamedTuple
+from functools import lru_cache, partial
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -45,6 +45,10 @@ _SHAPES = 6 * ("plain",) + ("pointwise", "long", "long pointwise", "tight", "tig
 # example, it puts all zeros in the place of bytes whose number has changed. The number is prime, so
 # that a tiled array repeats along no axis.
 _DATA_BYTES = 127
+_DATA = st.binary(min_size=_DATA_BYTES, max_size=_DATA_BYTES)
+_BOOLEANS = st.booleans()
+
+T = TypeVar("T")
 
 
 class _Axis(NamedTuple):
@@ -66,9 +70,26 @@ def problems(
     order of summation. "reals": numbers of all magnitudes, in one of the styles of the domain.
     """
     styles = styles_of(domain, dtype)
-    return st.sampled_from(domain.boxes_in(rank, dtype)).flatmap(
-        lambda box: problems_in_box(box, rank, dtype, fill, styles)
-    )
+    boxes = tuple(domain.boxes_in(rank, dtype))
+
+    @st.composite
+    def problems_in_boxes(draw: DrawFn) -> ConvProblem:
+        return _problem(draw, draw(one_of(boxes), label="box"), rank, dtype, fill, styles)
+
+    return problems_in_boxes()
+
+
+# Made once each: Hypothesis takes longer to make and check a strategy than to draw from it.
+@lru_cache(maxsize=4096)
+def whole(least: int, most: int) -> SearchStrategy[int]:
+    """An integer between two, shrinking towards the least."""
+    return st.integers(least, most)
+
+
+@lru_cache(maxsize=4096)
+def one_of(choices: tuple[T, ...]) -> SearchStrategy[T]:
+    """One of `choices`, shrinking towards the first."""
+    return st.sampled_from(choices)
 
 
 def styles_of(domain: Domain, dtype: str) -> tuple[str, ...]:
@@ -116,31 +137,36 @@ def problems_in_box(
     styles: tuple[str, ...] = fills.STYLES,
 ) -> ConvProblem:
     """Problems of one rank and dtype in `box`, shrinking towards the smallest one."""
-    padding_kind = draw(st.sampled_from(_padding_kinds(box)), label="padding kind")
+    return _problem(draw, box, rank, dtype, fill, styles)
+
+
+def _problem(
+    draw: DrawFn, box: Box, rank: int, dtype: str, fill: Fill, styles: tuple[str, ...]
+) -> ConvProblem:
+    padding_kind = draw(one_of(_padding_kinds(box)), label="padding kind")
     most_stride = 1 if box.stride == "one" else _MAX_STRIDE[rank]
-    equal = st.none() if box.stride == "any" else st.integers(1, most_stride)
-    stride = draw(equal, label="stride of all axes")
+    stride = None
+    if box.stride != "any":
+        stride = draw(whole(1, most_stride), label="stride of all axes")
     limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
-    shape = draw(st.sampled_from(_SHAPES), label="shape")
+    shape = draw(one_of(_SHAPES), label="shape")
     most_taps = 1 if "pointwise" in shape else _MAX_TAPS[rank]
     most_cells = int((limit // min(FEWEST[kind] for kind in box.groups)) ** (1 / rank))
     if "long" in shape:
         most_further = most_cells
     else:
         most_further = 1 if "tight" in shape else _MAX_FURTHER_CELLS[rank]
-    one_axis = _axes(box, rank, padding_kind, stride, most_taps, most_further, most_cells)
-    axes = [draw(one_axis) for _ in range(rank)]
+    most = (most_taps, most_further, most_cells)
+    axes = [_axis(draw, box, rank, padding_kind, stride, *most) for _ in range(rank)]
     spatial, kernel, strides, paddings, dilations = map(tuple, zip(*axes))
-    groups, group_in, group_out = draw(
-        _channels(box.groups, limit, spatial, kernel), label="channels"
-    )
+    groups, group_in, group_out = _channels(draw, box.groups, limit, spatial, kernel)
     params = ConvParams(strides, paddings, dilations, groups)
     channels, filters = groups * group_in, groups * group_out
-    most = min(3, limit // (channels * math.prod(spatial)))
-    batch = draw(st.sampled_from(_batches(most, box.empty_batch)), label="batch")
+    samples = min(3, limit // (channels * math.prod(spatial)))
+    batch = draw(one_of(_batches(samples, box.empty_batch)), label="batch")
     x, w = (batch, *spatial, channels), (*kernel, group_in, filters)
     shapes = {"x": x, "w": w, "dy": (batch, *output_size(spatial, kernel, params), filters)}
-    if draw(st.booleans(), label="bias"):
+    if draw(_BOOLEANS, label="bias"):
         shapes["b"] = (filters,)
     return filled(draw, shapes, params, dtype, fill, styles)
 
@@ -156,10 +182,10 @@ def filled(
     """A problem of these shapes of x, w, dy and perhaps b, its data drawn a byte an element."""
     made: Callable[[fills.Seeds, ConvParams, str], ConvProblem] = fills.small_integers
     if fill == "reals":
-        made = partial(fills.reals, style=draw(st.sampled_from(styles), label="style"))
-    elif fill == "wide" or (fill == "integers" and draw(st.booleans(), label="wide")):
-        wide = draw(st.sampled_from(fills.WIDE), label="of")
-        share = draw(st.sampled_from(fills.SHARES), label="share")
+        made = partial(fills.reals, style=draw(one_of(styles), label="style"))
+    elif fill == "wide" or (fill == "integers" and draw(_BOOLEANS, label="wide")):
+        wide = draw(one_of(fills.WIDE), label="of")
+        share = draw(one_of(fills.SHARES), label="share")
         made = partial(fills.wide_integers, wide=wide, share=share)
     # The bias last: it goes without any other choice changing its place.
     order = sorted(shapes, key=("x", "w", "dy", "b").index)
@@ -173,14 +199,13 @@ def integers(draw: DrawFn, shape: Size, dtype: str, label: str) -> Array:
 
 def _bytes(draw: DrawFn, shape: Size, label: str) -> Array:
     """A byte for each element; those of large arrays repeat every 127 elements."""
-    drawn = draw(st.binary(min_size=_DATA_BYTES, max_size=_DATA_BYTES), label=label)
+    drawn = draw(_DATA, label=label)
     # Backwards: Hypothesis shrinks bytes by sorting them, so what is not zero comes to the front of
     # the array, and stays there when its shape shrinks.
     return np.resize(np.frombuffer(drawn, np.uint8)[::-1], shape)
 
 
-@st.composite
-def _axes(
+def _axis(
     draw: DrawFn,
     box: Box,
     rank: int,
@@ -191,36 +216,35 @@ def _axes(
     most_cells: int,
 ) -> _Axis:
     """One axis, with at most `most_further` input cells beyond the fewest that fit."""
-    taps = draw(st.integers(1, min(most_taps, most_cells)), label="taps")
+    taps = draw(whole(1, min(most_taps, most_cells)), label="taps")
     most_dilation = 1 if box.dilation == "one" else _MAX_DILATION[rank]
     if taps > 1:
         most_dilation = min(most_dilation, (most_cells - 1) // (taps - 1))
-    dilation = draw(st.integers(1, most_dilation), label="dilation")
+    dilation = draw(whole(1, most_dilation), label="dilation")
     if stride is None:
-        stride = draw(st.integers(1, _MAX_STRIDE[rank]), label="stride")
+        stride = draw(whole(1, _MAX_STRIDE[rank]), label="stride")
     extent = (taps - 1) * dilation + 1
-    further = draw(st.integers(0, min(most_further, most_cells - extent)), label="further cells")
+    further = draw(whole(0, min(most_further, most_cells - extent)), label="further cells")
     if padding_kind == "same":
         cells = 1 + further
         [padding] = same_padding([cells], [taps], [stride], [dilation])
         return _Axis(cells, taps, stride, padding, dilation)
     lo = hi = 0
     if padding_kind != "zero":
-        cells_of_padding = st.integers(0, min(extent + 1, _MAX_PADDING[rank]))
+        cells_of_padding = whole(0, min(extent + 1, _MAX_PADDING[rank]))
         lo = draw(cells_of_padding, label="lo")
         hi = lo if padding_kind == "symmetric" else draw(cells_of_padding, label="hi")
     return _Axis(max(extent - lo - hi, 1) + further, taps, stride, (lo, hi), dilation)
 
 
-def _padding_kinds(box: Box) -> list[str]:
+def _padding_kinds(box: Box) -> tuple[str, ...]:
     if box.padding == "zero":
-        return ["zero"]
+        return ("zero",)
     if box.padding == "symmetric":
-        return ["zero", "symmetric"]
-    return ["zero", "same", "symmetric", "any"]
+        return ("zero", "symmetric")
+    return ("zero", "same", "symmetric", "any")
 
 
-@st.composite
 def _channels(
     draw: DrawFn, kinds: tuple[GroupKind, ...], limit: int, spatial: Size, kernel: Size
 ) -> tuple[int, int, int]:
@@ -230,11 +254,11 @@ def _channels(
     # A kind stays the same choice when there is more room, and each takes as many choices:
     # otherwise Hypothesis could not shrink the axes of an example, or make its kind a simpler one.
     by_room = sorted(kinds, key=FEWEST.__getitem__)
-    kind = draw(st.sampled_from([kind for kind in by_room if FEWEST[kind] <= room]))
-    return draw(groups_of(kind, room, limit // taps))
+    having_room = tuple(kind for kind in by_room if FEWEST[kind] <= room)
+    kind = draw(one_of(having_room), label="groups")
+    return groups_of(draw, kind, room, limit // taps)
 
 
-@st.composite
 def groups_of(
     draw: DrawFn,
     kind: GroupKind,
@@ -250,24 +274,25 @@ def groups_of(
     """
     inputs = {
         "one": _between(channels, 1, room),
-        "depthwise": [1],
+        "depthwise": (1,),
         "some": _between(CHANNELS, 2, room // 2),
     }
-    group_in = draw(st.sampled_from(inputs[kind]))
+    group_in = draw(one_of(inputs[kind]), label="channels of a group")
     counts = {
-        "one": [1],
+        "one": (1,),
         "depthwise": _between(channels, 2, room),
-        "some": range(2, min(room // group_in, 4) + 1),
+        "some": tuple(range(2, min(room // group_in, 4) + 1)),
     }
-    groups = draw(st.sampled_from(counts[kind]))
+    groups = draw(one_of(counts[kind]), label="number of groups")
     most = room_of_kernel // (groups * group_in)
-    return groups, group_in, draw(st.sampled_from(_between(group_out, 1, most)))
+    filters = draw(one_of(_between(group_out, 1, most)), label="filters of a group")
+    return groups, group_in, filters
 
 
-def _between(counts: tuple[int, ...], fewest: int, most: int) -> list[int]:
-    return [count for count in counts if fewest <= count <= most]
+def _between(counts: tuple[int, ...], fewest: int, most: int) -> tuple[int, ...]:
+    return tuple(count for count in counts if fewest <= count <= most)
 
 
-def _batches(most: int, empty: bool) -> list[int]:
+def _batches(most: int, empty: bool) -> tuple[int, ...]:
     """Batch sizes to choose from: an empty one, which tells little, comes up now and then."""
-    return 3 * list(range(1, most + 1)) + ([0] if empty else [])
+    return 3 * tuple(range(1, most + 1)) + ((0,) if empty else ())
