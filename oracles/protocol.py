@@ -22,7 +22,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
 RESULTS = tuple(field.name for field in fields(ConvGrads))
 GRADIENTS = ("dx", "dw", "db")
-_KINDS: dict[str, tuple[str, ...]] = {
+KINDS: dict[str, tuple[str, ...]] = {
     "stride": ("one", "equal", "any"),
     "dilation": ("one", "any"),
     "padding": ("zero", "symmetric", "any"),
@@ -62,7 +62,7 @@ class Box:
                 raise ValueError(f"{name}={values!r}: must be a tuple of some of {allowed}")
         if self.max_elements is not None and self.max_elements < 128:
             raise ValueError(f"max_elements={self.max_elements}: must be None or at least 128")
-        for name, kinds in _KINDS.items():
+        for name, kinds in KINDS.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {kinds}")
 
