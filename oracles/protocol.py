@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +20,9 @@ _MARGIN = 64  # bytes on each side of an input
 _ALIGNMENT = 64  # bytes
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
-_KINDS: dict[str, tuple[str, ...]] = {
+RESULTS = tuple(field.name for field in fields(ConvGrads))
+GRADIENTS = ("dx", "dw", "db")
+KINDS: dict[str, tuple[str, ...]] = {
     "stride": ("one", "equal", "any"),
     "dilation": ("one", "any"),
     "padding": ("zero", "symmetric", "any"),
@@ -60,7 +62,7 @@ class Box:
                 raise ValueError(f"{name}={values!r}: must be a tuple of some of {allowed}")
         if self.max_elements is not None and self.max_elements < 128:
             raise ValueError(f"max_elements={self.max_elements}: must be None or at least 128")
-        for name, kinds in _KINDS.items():
+        for name, kinds in KINDS.items():
             if getattr(self, name) not in kinds:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {kinds}")
 
@@ -99,8 +101,10 @@ class Box:
 
 
 class Domain:
-    """The problems an oracle accepts, the union of its boxes, and how it sums.
+    """The problems an oracle accepts, the union of its boxes, what it answers, and how it sums.
 
+    `results` are those of dx, dw, db and y that it claims: an answer must have them, db where there
+    is a bias. What else is in an answer is verified too.
     `exact` says that products are summed as they are, in any order, so that sums of small integers
     come out exact; Winograd's and Fourier's transforms do not, and are held to a bound that is
     relative to whole samples. `accumulation` names the format in which sums of a dtype are kept
@@ -113,12 +117,15 @@ class Domain:
     def __init__(
         self,
         *boxes: Box,
+        results: tuple[str, ...] = GRADIENTS,
         exact: bool = True,
         accumulation: Mapping[str, str] | None = None,
         special_values: bool = False,
     ) -> None:
         if not boxes or not all(isinstance(box, Box) for box in boxes):
             raise TypeError(f"Domain{boxes!r}: must be given one Box or more")
+        if not isinstance(results, tuple) or not results or not set(results) <= set(RESULTS):
+            raise ValueError(f"results={results!r}: must be a tuple of some of {RESULTS}")
         for pair in (accumulation or {}).items():
             if not set(pair) <= set(DTYPES):
                 raise ValueError(f"accumulation={accumulation!r}: must be of {DTYPES}")
@@ -127,12 +134,29 @@ class Domain:
                 "special_values=True, exact=False: a transform spreads NaN and Inf over a sample"
             )
         self.boxes = boxes
+        self.results = results
         self.exact = exact
         self.special_values = special_values
         self.accumulation = dict(accumulation or {})
 
     def __repr__(self) -> str:
         return f"Domain({', '.join(map(repr, self.boxes))})"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for another process."""
+        return {**vars(self), "boxes": [asdict(box) for box in self.boxes]}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Domain:
+        """The domain that `to_json` was called of."""
+        boxes: list[dict[str, Any]] = [
+            {key: tuple(value) if isinstance(value, list) else value for key, value in box.items()}
+            for box in content["boxes"]
+        ]
+        others = {key: value for key, value in content.items() if key != "boxes"}
+        return Domain(
+            *(Box(**box) for box in boxes), **{**others, "results": tuple(content["results"])}
+        )
 
     def accepts(self, problem: ConvProblem) -> bool:
         """Whether `problem` lies in one of the boxes."""
@@ -298,7 +322,8 @@ class Caller:
         to the one before; and whatever the oracle raises.
         """
         guarded = _Guarded(problem)
-        grads = check_answer(problem, self._oracle.grads(guarded.problem))
+        results = self._oracle.domain.results
+        grads = check_answer(problem, self._oracle.grads(guarded.problem), results)
         if words := guarded.harm():
             raise Malformed(words)
         last, self._last = self._last, []
@@ -353,17 +378,18 @@ class _Guarded:
         return f"writes {'to' if place < end else 'beyond the end of'} its input {name}"
 
 
-def check_answer(problem: ConvProblem, answer: Any) -> ConvGrads:
+def check_answer(
+    problem: ConvProblem, answer: Any, results: tuple[str, ...] = GRADIENTS
+) -> ConvGrads:
     """`answer` if it is a ConvGrads of NumPy arrays for `problem`; raises Malformed otherwise.
 
-    Shapes, dtypes and values are left to the comparison.
+    `results` must be among them. Shapes, dtypes and values are left to the comparison.
     """
     if not isinstance(answer, ConvGrads):
         raise Malformed(f"answers with a {type(answer).__name__}, not with a ConvGrads")
-    required = ["dx", "dw"] if problem.b is None else ["dx", "dw", "db"]
-    for name in ("dx", "dw", "db", "y"):
+    for name in RESULTS:
         value = getattr(answer, name)
-        if value is None and name not in required:
+        if value is None and (name not in results or (name == "db" and problem.b is None)):
             continue
         if not isinstance(value, np.ndarray):
             raise Malformed(f"answers with {name} a {type(value).__name__}, not a NumPy array")

@@ -1,17 +1,16 @@
 """Which oracles there are, which of them are installed, and how to install the others.
 
 Every module of this package with an oracle's three names is one; its name is the module's, and
-"NAME:VARIANT" is an object in it that is one too. From outside, "package.module" and
-"package.module:object" name one. "NAME[KEY=VALUE,...]" is the same oracle with environment
-variables of its own, "NAME@path/to/python" under another interpreter, for another version or for
-dependencies that clash; "NAME[KEY=VALUE]@path/to/python" is both.
+"NAME:VARIANT" is an object in it that is one too. From outside, "package.module[:object]",
+"path/to/file.py[:object]" and the name of an entry point in the group "conv_oracles" name one (see
+`oracles.outside`). "NAME[KEY=VALUE,...]" is the same oracle with environment variables of its own,
+"NAME@path/to/python" under another interpreter, for another version or for dependencies that clash;
+"NAME[KEY=VALUE]@path/to/python" is both.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import importlib.metadata
 import pkgutil
 import re
 import shutil
@@ -22,7 +21,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import oracles
-from oracles.protocol import Domain, Oracle
+from oracles import outside
+from oracles.adapt import suggestion
+from oracles.outside import distributions, version_of
+from oracles.protocol import Oracle
 from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
 from reference.problem import ConvProblem
 
@@ -56,7 +58,7 @@ class Entry:
     @property
     def missing(self) -> str:
         """The sentence for an oracle that is not installed, with the line that installs it."""
-        wanted = _distributions(self.oracle)[0]
+        wanted = distributions(self.oracle)[0]
         pip = "pip install -c constraints.txt"
         if "@" in self.name:
             pip = f"{self.python} -m pip install"
@@ -72,10 +74,10 @@ def entries() -> list[Entry]:
     """All oracles in the tree, installed or not, sorted by name; imports no framework."""
     found = []
     for info in pkgutil.iter_modules(oracles.__path__):
-        if info.name != "zygote":  # imports this module
+        if info.name not in ("zygote", "__main__"):  # which import this module
             module = importlib.import_module(f"oracles.{info.name}")
             if isinstance(module, Oracle):
-                version, ours = _version(module), module.distribution is None
+                version, ours = version_of(module), module.distribution is None
                 found.append(Entry(info.name, module, version, ours))
     return sorted(found, key=lambda entry: entry.name)
 
@@ -97,37 +99,54 @@ def find(name: str) -> Entry:
     Raises ValueError that says what is known, or what is wrong with the module or interpreter.
     """
     form = re.fullmatch(r"([^\[\]@]*)(?:\[(.*)\])?(?:@(.*))?", name)
+    if re.search(r"[\[\]@].*\.py(:|$)", name):
+        raise ValueError(
+            f"oracle {name!r}: no path may have one of [ ] @ in it, which stand before variables "
+            "and an interpreter; rename it, or give the module with its directory on PYTHONPATH"
+        )
     if form is None:
         raise ValueError(f"oracle {name!r}: must have the form NAME[KEY=VALUE,...]@path/to/python")
     base, settings, python = form.groups()
     given = _environment(name, settings)
-    entry = _find_base(_variant_with(given, base.removeprefix("oracles.")))
+    base = _variant_with(given, base.removeprefix("oracles."))
+    interpreter = None if python is None else _interpreter(base, python)
+    entry = _find_base(base, interpreter, given)
     environment = {**getattr(entry.oracle, "environment", {}), **given}
     entry = replace(entry, environment=environment, ours=entry.ours and not settings)
     if settings is not None:
         entry = replace(entry, name=f"{entry.name}[{settings}]")
-    return entry if python is None else _elsewhere(entry, python)
+    return entry if python is None else _elsewhere(entry, python, interpreter or "")
 
 
-def _find_base(name: str) -> Entry:
+def load(base: str) -> Oracle:
+    """The oracle called `base`, a name without environment and interpreter, imported here."""
+    known = _in_the_tree(base)
+    return outside.load(base) if known is None else known.oracle
+
+
+def _in_the_tree(name: str) -> Entry | None:
+    """The oracle or variant of this package called `name`; None if that is no name of one."""
     known = {entry.name: entry for entry in entries()}
     if name in known:
         return known[name]
     base, _, variant = name.partition(":")
-    if base in known:
-        if name not in variants(base):
-            hint = _known(name, variants(base))
-            raise ValueError(f"oracle {name!r}: {base} has no variant {variant!r}: {hint}")
-        oracle = getattr(known[base].oracle, variant)
-        return replace(known[base], name=name, oracle=oracle, version=_version(oracle))
-    if name.endswith(".py") or name.startswith("."):
-        raise ValueError(
-            f"oracle {name!r} is a path: give a module as Python imports it, package.module, and "
-            "its directory on PYTHONPATH"
-        )
-    if "." in name or ":" in name:
-        return _outside(name)
-    raise ValueError(f"oracle {name!r} is unknown: {_known(name, list(known))}")
+    if base not in known:
+        return None
+    if name not in variants(base):
+        hint = _known(name, variants(base))
+        raise ValueError(f"oracle {name!r}: {base} has no variant {variant!r}: {hint}")
+    oracle = getattr(known[base].oracle, variant)
+    return replace(known[base], name=name, oracle=oracle, version=version_of(oracle))
+
+
+def _find_base(name: str, python: str | None, environment: Mapping[str, str]) -> Entry:
+    if (known := _in_the_tree(name)) is not None:
+        return known
+    if not outside.exists(name):
+        every = [*names(), *outside.entry_points()]
+        raise ValueError(f"oracle {name!r} is unknown: {_known(name, every)}")
+    oracle = outside.describe(name, python or sys.executable, environment)
+    return Entry(name, oracle, version_of(oracle))
 
 
 def _variant_with(environment: dict[str, str], name: str) -> str:
@@ -137,16 +156,14 @@ def _variant_with(environment: dict[str, str], name: str) -> str:
     """
     if environment and name in names():
         for variant in variants(name):
-            needed = getattr(_find_base(variant).oracle, "environment", {})
+            needed = getattr(load(variant), "environment", {})
             if needed and needed.items() <= environment.items():
                 return variant
     return name
 
 
 def _known(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"known are {', '.join(known) or 'none'}{hint}"
+    return f"known are {', '.join(known) or 'none'}{suggestion(name, known)}"
 
 
 def _environment(name: str, settings: str | None) -> dict[str, str]:
@@ -191,67 +208,38 @@ def connect(
     )
 
 
-def _outside(name: str) -> Entry:
-    module_name, _, attribute = name.partition(":")
-    try:
-        oracle = importlib.import_module(module_name)
-        if attribute:
-            oracle = getattr(oracle, attribute)
-    except Exception as error:
-        words = f"{type(error).__name__}: {error}"
-        raise ValueError(f"oracle {name!r} cannot be loaded: {words}") from error
-    missing = [part for part in ("distribution", "domain", "grads") if not hasattr(oracle, part)]
-    if missing or not isinstance(oracle, Oracle):
-        raise ValueError(
-            f"oracle {name!r} lacks {', '.join(missing)}: an oracle has the names distribution, "
-            "domain and grads"
-        )
-    if not isinstance(oracle.domain, Domain):
-        kind = type(oracle.domain).__name__
-        raise ValueError(f"oracle {name!r}: domain must be a Domain(Box(...), ...), not a {kind}")
-    environment = getattr(oracle, "environment", {})
-    pairs = environment.items() if isinstance(environment, Mapping) else [(None, None)]
-    if not all(isinstance(part, str) for pair in pairs for part in pair):
-        raise ValueError(
-            f"oracle {name!r}: environment={environment!r} must be a dict of str to str, such as "
-            "{'OMP_NUM_THREADS': '1'}"
-        )
-    if not all(isinstance(wanted, str) for wanted in _distributions(oracle)):
-        raise ValueError(
-            f"oracle {name!r}: distribution={oracle.distribution!r} must be the name of a package, "
-            "a tuple of names, or None"
-        )
-    return Entry(name, oracle, _version(oracle))
-
-
-def _elsewhere(entry: Entry, python: str) -> Entry:
-    """`entry` under another interpreter, with the version that is installed there."""
+def _interpreter(name: str, python: str) -> str:
+    """The path of an interpreter that can run an oracle's process; else raises ValueError."""
     path = shutil.which(python)
     if path is None:
-        raise ValueError(f"oracle '{entry.name}@{python}': {python} is no interpreter")
-    wanted = _distributions(entry.oracle)
-    done = subprocess.run(
-        [path, "-c", _PRINT_VERSION, *wanted], capture_output=True, text=True, check=False
-    )
+        raise ValueError(f"oracle '{name}@{python}': {python} is no interpreter")
+    done = subprocess.run([path, "-c", _CHECK], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(
-            f"oracle '{entry.name}@{python}': {python} must be Python 3.11 or newer with NumPy: "
+            f"oracle '{name}@{python}': {python} must be Python 3.11 or newer with NumPy: "
             f"{(done.stderr.strip() or 'it says nothing').splitlines()[-1]}"
         )
-    version = done.stdout.strip() or (None if wanted else "")
-    return replace(
-        entry,
-        name=f"{entry.name}@{python}",
-        version=version,
-        ours=False,
-        python=str(Path(path).absolute()),
-    )
+    return str(Path(path).absolute())
 
 
-_PRINT_VERSION = """
-import importlib.metadata, sys
+def _elsewhere(entry: Entry, python: str, path: str) -> Entry:
+    """`entry` under the interpreter `path`, with the version that is installed there."""
+    version, wanted = entry.version, distributions(entry.oracle)
+    if not isinstance(entry.oracle, outside.Described):
+        command = [path, "-c", _PRINT_VERSION, *wanted]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        version = done.stdout.strip() or (None if wanted else "")
+    name = f"{entry.name}@{python}"
+    return replace(entry, name=name, version=version, ours=False, python=path)
+
+
+_CHECK = """
+import sys
 import numpy
 assert sys.version_info >= (3, 11), sys.version
+"""
+_PRINT_VERSION = """
+import importlib.metadata, sys
 for name in sys.argv[1:]:
     try:
         print(importlib.metadata.version(name))
@@ -259,21 +247,3 @@ for name in sys.argv[1:]:
     except importlib.metadata.PackageNotFoundError:
         pass
 """
-
-
-def _distributions(oracle: Oracle) -> tuple[str, ...]:
-    wanted = oracle.distribution
-    if wanted is None:
-        return ()
-    return wanted if isinstance(wanted, tuple) else (wanted,)
-
-
-def _version(oracle: Oracle) -> str | None:
-    """The version of what `oracle` needs; "" for our own code, None where it is missing."""
-    wanted = _distributions(oracle)
-    for name in wanted:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None if wanted else ""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.protocol import Malformed, Raised
+from oracles.protocol import GRADIENTS, RESULTS, Malformed, Raised
 from reference.layout import strides_of, with_strides
 from reference.problem import Array, ConvGrads, ConvParams, ConvProblem
 
@@ -130,14 +130,20 @@ def encode_grads(grads: ConvGrads, number: int = 0) -> bytes:
     return _with_arrays({"status": "answered", "number": number}, arrays)
 
 
-def decode_grads(header: Mapping[str, Any], body: bytearray) -> ConvGrads:
-    """The gradients in an answer; raises Malformed if the message is not what it should be."""
+def decode_grads(
+    header: Mapping[str, Any], body: bytearray, results: tuple[str, ...] = GRADIENTS
+) -> ConvGrads:
+    """The gradients in an answer; raises Malformed if the message is not what it should be.
+
+    `results` must be among them, but for db.
+    """
     arrays = _arrays(header, body)
-    if not {"dx", "dw"} <= set(arrays) <= {"dx", "dw", "db", "y"}:
+    if not set(results) - {"db"} <= set(arrays) <= set(RESULTS):
         raise Malformed(
             f"answers with the arrays {sorted(map(str, arrays))}, not with dx, dw, db, y"
         )
-    return ConvGrads(arrays["dx"], arrays["dw"], arrays.get("db"), arrays.get("y"))
+    named: dict[str, Any] = {name: arrays.get(name) for name in RESULTS}
+    return ConvGrads(**named)
 
 
 def _with_arrays(header: dict[str, Any], arrays: Mapping[str, Array | None]) -> bytes:

@@ -87,6 +87,19 @@ class Incident:
     before: tuple[ConvProblem, ...] = ()
 
 
+def environment_of(python: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an oracle's process under `python`, with `own` variables.
+
+    It imports what this interpreter can, another one what PYTHONPATH says, and in the end what is
+    in the directory that one stands in.
+    """
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = sys.path if python == sys.executable else [path for path in inherited if path]
+    every = [str(_ROOT), *(str(Path(path).absolute()) for path in paths), str(Path.cwd())]
+    path = os.pathsep.join(dict.fromkeys(every))
+    return {**ENVIRONMENT, **os.environ, **own, "PYTHONPATH": path}
+
+
 class InProcess:
     """An oracle called directly: for our own code, and for a debugger."""
 
@@ -175,14 +188,8 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             self._zygote = subprocess.Popen(
-                [self._python, "-m", "oracles.zygote", base, str(theirs.fileno())],
-                cwd=_ROOT,
-                env={
-                    **ENVIRONMENT,
-                    **os.environ,
-                    **self._environment,
-                    "PYTHONPATH": self._python_path(),
-                },
+                [self._python, "-P", "-m", "oracles.zygote", base, str(theirs.fileno())],
+                env=environment_of(self._python, self._environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -191,12 +198,6 @@ class Worker:
             )
         self._control = ours
         self._events = b""
-
-    def _python_path(self) -> str:
-        """What this interpreter can import, or for another one what PYTHONPATH says."""
-        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        paths = sys.path if self._python == sys.executable else [p for p in inherited if p]
-        return os.pathsep.join([str(_ROOT), *(str(Path(path).absolute()) for path in paths)])
 
     def grads(self, problem: ConvProblem, wrong: Wrong = never_wrong) -> ConvGrads:
         """The oracle's answer to `problem`, if `wrong` finds nothing wrong with it.
@@ -352,7 +353,7 @@ class Worker:
                 raise Malformed(f"answers question {number!r:.20} when asked {self._number}")
             status, words = header.get("status"), str(header.get("message", ""))
             if status == "answered":
-                grads = decode_grads(header, body)
+                grads = decode_grads(header, body, self.domain.results)
                 self._history.append(problem)
                 self._history_bytes += len(message)
                 return grads
@@ -397,7 +398,7 @@ class Worker:
         """Let go of a child that ended or closed its channel; returns the words for it."""
         ended = self._ended
         self.end_child()
-        return _ending(ended["status"]) if ended else "closes its channel without an answer"
+        return ending(ended["status"]) if ended else "closes its channel without an answer"
 
     def _ready_channel(self) -> socket.socket:
         """The channel to a live child; raises Crashed if one has died since its last answer."""
@@ -475,7 +476,7 @@ class Worker:
         assert self._zygote is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._zygote.wait(timeout=2)
-        words = f"loses its zygote, which {_ending(self._zygote.returncode or 0)}"
+        words = f"loses its zygote, which {ending(self._zygote.returncode or 0)}"
         self._end_zygote()
         return words
 
@@ -504,7 +505,7 @@ def _fingerprint(problem: ConvProblem) -> bytes:
     return encode_problem(problem)
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
     """How a process ended, from a returncode in subprocess' sense."""
     if code >= 0:
         return f"exits with code {code}"

@@ -48,7 +48,7 @@ def main(name: str, control_fd: int) -> None:
     _die_with_parent()  # the control socket is not watched during an import that hangs
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        oracle = registry.find(name).oracle
+        oracle = registry.load(name)
         for module in getattr(oracle, "preload", ()):
             importlib.import_module(module)
     except BaseException as error:

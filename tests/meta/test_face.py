@@ -95,10 +95,10 @@ def test_unknown_profile() -> None:
     [
         ("no.such.module", "cannot be loaded: ModuleNotFoundError: No module named 'no'"),
         ("nomodule:thing", "cannot be loaded: ModuleNotFoundError: No module named 'nomodule'"),
-        ("kernels/my_kernel.py", "is a path: give a module as Python imports it"),
+        ("kernels/my_kernel.py", "cannot be loaded: FileNotFoundError: there is no file /"),
         ("tests.meta.broken_oracles:box", "domain must be a Domain(Box(...), ...), not a Box"),
         ("tests.meta.broken_oracles:number", "distribution=5 must be the name of a package"),
-        ("tests.support.zoo:nobody", "cannot be loaded: AttributeError: module"),
+        ("tests.support.zoo:nobody", "cannot be loaded: tests.support.zoo has no 'nobody'"),
         ("reference.conv", "lacks distribution, domain, grads: an oracle has the names"),
     ],
 )

@@ -29,6 +29,7 @@ FORMAT = 2
 WORST = "worst"  # the kind of the right answers that are the furthest off
 SEEN_ONCE = "seen once"  # the kind of what could not be shown again
 _ARRAYS = ("x", "w", "b", "dy")
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def save_worst(verdict: Verdict, version: str, result: str, directory: Path) -> 
 
 def replay_command(oracle: str, path: Path) -> str:
     """What to type to ask `oracle` for the counterexample in `path` alone."""
-    return shlex.join(["pytest", f"--oracle={oracle}", f"--replay={path}"])
+    there = [] if Path.cwd() == _ROOT else [str(_ROOT / "tests" / "verification")]
+    return shlex.join(["pytest", *there, f"--oracle={oracle}", f"--replay={path}"])
 
 
 def kept_files(directory: Path) -> list[Path]:

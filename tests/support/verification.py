@@ -330,7 +330,7 @@ class Verification:
         try:
             yield
         except BaseException as error:
-            for failure in _leaves(error):
+            for failure in leaves(error):
                 if isinstance(failure, Disagreement):
                     failure.add_note(self._keep(failure.verdict))
             raise
@@ -362,7 +362,7 @@ class Verification:
                     run(int(min(count, sys.maxsize)))
                 break
             except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
-                found = _leaves(error)
+                found = leaves(error)
                 failures += [failure for failure in found if isinstance(failure, Disagreement)]
                 if not all(isinstance(failure, Disagreement) for failure in found):
                     raise
@@ -505,10 +505,10 @@ def is_weak(problem: ConvProblem) -> bool:
     return max(terms) <= 1 or not sums.dx.any() or not sums.dw.any()
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
     """The exceptions in `error`, if it is a group of groups, else itself."""
     if isinstance(error, FoundElsewhere):
         return [error.failure]
     if not isinstance(error, BaseExceptionGroup):
         return [error]
-    return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [leaf for part in error.exceptions for leaf in leaves(part)]

@@ -31,6 +31,7 @@ from reference import (
     conv_forward,
     naive_conv_backward,
     naive_conv_forward,
+    output_size,
 )
 from reference.problem import Array
 from reference.rounding import expect
@@ -277,6 +278,50 @@ def needs_c_order(problem: ConvProblem) -> Any:
     if not problem.x.flags.c_contiguous:
         raise ValueError("x is not C-contiguous")
     return reference_grads(problem)
+
+
+@Bad
+def refuses_dilation(problem: ConvProblem) -> Any:
+    """Refuses dilation, which its domain has."""
+    if set(problem.params.dilation) != {1}:
+        raise NotImplementedError("no dilation")
+    return reference_grads(problem)
+
+
+@Bad
+def adds_one(problem: ConvProblem) -> Any:
+    """DX is one too large, whatever dy is."""
+    grads = reference_grads(problem)
+    return replace(grads, dx=grads.dx + 1)
+
+
+@Bad
+def clips(problem: ConvProblem) -> Any:
+    """No element of dX is beyond 2."""
+    grads = reference_grads(problem)
+    return replace(grads, dx=np.clip(grads.dx, -2, 2))
+
+
+@Bad
+def takes_dilation_for_one(problem: ConvProblem) -> Any:
+    """Is right within its domain, and does not look at dilation beyond it."""
+    params = replace(problem.params, dilation=(1,) * problem.params.rank)
+    near = naive_conv_backward(problem.x, problem.w, _dy_like(problem, params), params)
+    return reference_grads(problem) if params == problem.params else near
+
+
+takes_dilation_for_one.domain = Domain(
+    Box(ranks=(1, 2, 3), dtypes=("float32", "float64"), dilation="one")
+)
+
+
+def _dy_like(problem: ConvProblem, params: ConvParams) -> Array:
+    """As much of dy as there are outputs with `params`, zeros beyond."""
+    sizes = output_size(problem.spatial, problem.kernel, params)
+    dy = np.zeros((len(problem.x), *sizes, problem.w.shape[-1]), problem.dtype)
+    inside = tuple(slice(min(a, b)) for a, b in zip(dy.shape, problem.dy.shape))
+    dy[inside] = problem.dy[inside]
+    return dy
 
 
 @Bad
