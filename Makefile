@@ -2,16 +2,18 @@
 
 PYTHON ?= python3
 export PYTHONDONTWRITEBYTECODE =# collection is twice as fast with the caches
+PROCESSES ?= 2
 BIN := .venv/bin
+SHARED := -n $(PROCESSES) --dist worksteal# by pytest-xdist; PROCESSES=0 for one process
 INSTALLED := .venv/installed
 
 .PHONY: verify test findings power bench lint format lock clean
 
 verify: $(INSTALLED)  ## hold every installed oracle against the reference
-	@$(BIN)/python -m pytest tests/verification -v --hypothesis-profile ci
+	@$(BIN)/python -m pytest tests/verification -v $(SHARED) --hypothesis-profile ci
 
 test: $(INSTALLED)  ## the project's whole own test suite, the verification included
-	@$(BIN)/python -m pytest --hypothesis-profile ci
+	@$(BIN)/python -m pytest $(SHARED) --hypothesis-profile ci
 
 findings: $(INSTALLED)  ## run the script of every known framework defect, say what it shows
 	@$(BIN)/python -m tests.support.findings

@@ -228,6 +228,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the frameworks imported that tests will ask for, while others begin."""
+    config = session.config
+    if not config.getoption("collectonly"):
+        asked = (getattr(item, "callspec", None) for item in session.items)
+        names = {call.params["oracle"] for call in asked if call and "oracle" in call.params}
+        for entry in config.stash[ENTRIES]:
+            if entry.name in names and entry.installed:
+                config.stash[VERIFICATION].connection(entry.name).start()
+
+
 def _is_promised(item: pytest.Item) -> bool:
     """Whether the oracle of `item` promises in its domain what the test is of, if it is of one."""
     mark = item.get_closest_marker("promise")

@@ -100,26 +100,33 @@ def judge(
     `witnesses` are the oracles that are asked too if the two differ. The verdict's problem is the
     one to blame: where something that was asked before has spoilt the oracle's memory, it is that.
     """
-    try:
-        standard = _Standard(problem, oracle)
-    except Exception as error:
-        message = f"reference raises {type(error).__name__}: {error} [{describe(problem)}]"
-        return Verdict(oracle.name, problem, "differs", message)
+
+    @functools.cache
+    def standard_of_problem() -> _Standard:
+        try:
+            return _Standard(problem, oracle)
+        except Exception as error:
+            raise _ReferenceRaises(f"{type(error).__name__}: {error}") from error
 
     def wrong(asked: ConvProblem, got: ConvGrads) -> Differs | None:
-        words = (standard if asked is problem else _Standard(asked, oracle)).difference(got)
+        standard = standard_of_problem() if asked is problem else _Standard(asked, oracle)
+        words = standard.difference(got)
         return Differs(words, grads=got) if words else None
 
     try:
-        got = oracle.grads(problem, wrong)
+        got = oracle.grads(problem, wrong, meanwhile=standard_of_problem)
+    except _ReferenceRaises as error:
+        message = f"reference raises {error} [{describe(problem)}]"
+        return Verdict(oracle.name, problem, "differs", message)
     except OracleError as error:
         fault = error  # which the name `error` does not outlive
     else:
+        standard = standard_of_problem()
         results, ratios = standard.results(got), standard.ratios(got)
         return Verdict(oracle.name, problem, "agrees", results=results, ratios=ratios)
     evidence = fault.evidence or Evidence(problem)
-    if evidence.problem is not problem:
-        standard = _Standard(evidence.problem, oracle)
+    is_other = evidence.problem is not problem
+    standard = _Standard(evidence.problem, oracle) if is_other else standard_of_problem()
     return Verdict(
         oracle.name,
         evidence.problem,
@@ -129,6 +136,10 @@ def judge(
         fault.log,
         evidence,
     )
+
+
+class _ReferenceRaises(Exception):
+    """Not an OracleError: nobody has to find out which oracle is to blame."""
 
 
 class _Standard:

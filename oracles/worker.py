@@ -73,6 +73,10 @@ def never_wrong(problem: ConvProblem, grads: ConvGrads) -> None:
     del problem, grads
 
 
+def nothing() -> None:
+    """What is done while an oracle computes, unless somebody has other work."""
+
+
 @dataclass(frozen=True)
 class Incident:
     """A process that died, hung or was wrong once, and not when the problem was asked again.
@@ -109,8 +113,14 @@ class InProcess:
         self.incidents: list[Incident] = []
         self._ask = Caller(oracle)
 
-    def grads(self, problem: ConvProblem, wrong: Wrong = never_wrong) -> ConvGrads:
+    def grads(
+        self,
+        problem: ConvProblem,
+        wrong: Wrong = never_wrong,
+        meanwhile: Callable[[], object] = nothing,
+    ) -> ConvGrads:
         """The oracle's answer; raises Raised, Malformed, or what `wrong` says of the answer."""
+        meanwhile()
         try:
             grads = self._ask(problem)
         except Malformed:
@@ -121,6 +131,9 @@ class InProcess:
         if (difference := wrong(problem, grads)) is not None:
             raise difference
         return grads
+
+    def start(self) -> None:
+        """There is no process to start."""
 
     def calm(self) -> None:
         """There is no process to be careful with."""
@@ -171,6 +184,7 @@ class Worker:
         self._ended: dict[str, Any] | None = None  # the zygote's report of the current child's end
         self._history: list[ConvProblem] = []  # what the current child has answered rightly
         self._history_bytes = 0
+        self._has_imported = False  # the zygote, and has forked
         self._number = 0  # of the last problem sent
         self._careful = 0  # times that each problem is asked in a new child; 0: once, in the same
         self._confirmed: dict[bytes, OracleError] = {}
@@ -199,8 +213,15 @@ class Worker:
         self._control = ours
         self._events = b""
 
-    def grads(self, problem: ConvProblem, wrong: Wrong = never_wrong) -> ConvGrads:
+    def grads(
+        self,
+        problem: ConvProblem,
+        wrong: Wrong = never_wrong,
+        meanwhile: Callable[[], object] = nothing,
+    ) -> ConvGrads:
         """The oracle's answer to `problem`, if `wrong` finds nothing wrong with it.
+
+        `meanwhile` is called once, as a rule while the oracle computes.
 
         Raises, with the evidence, Crashed or Hung if a new process does so too, Raised with what
         the oracle raised, Malformed for an answer that is none, and what `wrong` says. The evidence
@@ -210,12 +231,13 @@ class Worker:
         if known := self._confirmed.get(_fingerprint(problem)) if self._confirmed else None:
             raise known
         if self._careful:
+            meanwhile()
             return self._ask_carefully(problem, wrong)
         if len(self._history) >= HISTORY_PROBLEMS or self._history_bytes >= HISTORY_BYTES:
             self.end_child()
         answered = len(self._history)
         try:
-            grads = self._ask(problem)
+            grads = self._ask(problem, meanwhile)
             first = wrong(problem, grads)
             if first is None:
                 return grads
@@ -330,8 +352,9 @@ class Worker:
                 self._zygote.kill()
                 self._zygote.wait()
             self._zygote = None
+        self._has_imported = False
 
-    def _ask(self, problem: ConvProblem) -> ConvGrads:
+    def _ask(self, problem: ConvProblem, meanwhile: Callable[[], object] = nothing) -> ConvGrads:
         """One try, in the child that is there or in a new one."""
         channel = self._ready_channel()
         self._number += 1
@@ -346,6 +369,7 @@ class Worker:
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 channel.sendall(message)
+            meanwhile()
             while (answer := inbox.message()) is None:
                 self._receive(channel, inbox, deadline)
             header, body = answer
@@ -416,9 +440,10 @@ class Worker:
         """Have the zygote fork a new child; returns the channel to it."""
         if self._never_started is not None:
             raise self._never_started
-        started = self._zygote is not None and self._zygote.poll() is None
-        if not started:
+        alive = self._zygote is not None and self._zygote.poll() is None
+        if not alive:
             self._end_zygote()
+        started = alive and self._has_imported
         self.start()
         assert self._control is not None
         deadline = time.monotonic() + (FORK_LIMIT if started else START_LIMIT)
@@ -447,6 +472,7 @@ class Worker:
             raise error from None
         finally:
             self._told("")
+        self._has_imported = True
         self._child, self._channel, self._ended = event["pid"], ours, None
         self._history, self._history_bytes = [], 0
         ours.settimeout(self._time_limit)

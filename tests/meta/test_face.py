@@ -415,10 +415,17 @@ def test_a_number_of_problems() -> None:
     assert "--problems 0: must be at least 1" in output
 
 
-def test_progress_on_a_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], r"\d s · importing tests.support.zoo:slow_start · 0 problems so far · test_exact\["),
+        (["-n", "1"], r"\d s · test_exact\["),  # how many problems is known at the end
+    ],
+)
+def test_progress_on_a_terminal(options: list[str], line: str) -> None:
     """On a terminal a line below pytest's own says what is slow; it is gone at the end."""
-    name = "tests.support.zoo:slow_start"
-    command = [sys.executable, "-m", "pytest", "-v", "--oracle", name, EXACT, "-k", "1d-float32"]
+    choice = ["--oracle", "tests.support.zoo:slow_start", EXACT, "-k", "1d-float32", *options]
+    command = [sys.executable, "-m", "pytest", "-v", *choice]
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         command,
@@ -434,7 +441,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
                 output += data
     os.close(ours)
     text = output.decode()
-    assert re.search(rf"\d s · importing {name} · 0 problems so far · test_exact", text)
+    assert re.search(line, text)
     assert "agreement with the NumPy reference" in text
     assert "──────" in text  # the table of a terminal
     *_, last = re.findall(r"\x1b\[2K([^\x1b\r\n]*)", text)

@@ -449,3 +449,15 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_an_oracle_started_early_may_take_its_time(start, monkeypatch) -> None:
+    """Its first answer waits for the import, which is no hanging fork, and is said to be slow."""
+    monkeypatch.setattr("oracles.worker.FORK_LIMIT", 0.1)
+    monkeypatch.setenv("SLOW_START", "1")
+    worker, told = start("slow_start"), []
+    worker._told = told.append
+    worker.start()
+    assert judge(worker, PROBLEM).kind == "agrees"
+    assert told == ["importing", ""]
+    assert worker.incidents == []

@@ -1,4 +1,4 @@
-"""One line below pytest's own output, on a terminal only: which test, how many problems so far."""
+"""One line below pytest's own output, on a terminal only: which tests, how many problems so far."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Progress:
     def __init__(self, config: pytest.Config, verification: Verification) -> None:
         self._config = config
         self._verification = verification
+        self._is_shared = bool(config.getoption("numprocesses", None))  # workers count, not we
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._terminal: int | None = None
-        self._test = ""
-        self._since = 0.0
+        self._running: dict[str, float] = {}  # tests, and since when; several with pytest-xdist
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Begin, if there is a terminal to draw on that is not someone else's."""
@@ -40,7 +40,7 @@ class Progress:
         """Let pytest print, then show the test."""
         result = yield
         with self._lock:
-            self._test, self._since = nodeid.rpartition("::")[2], time.monotonic()
+            self._running[nodeid] = time.monotonic()
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -49,7 +49,7 @@ class Progress:
         with self._lock:
             self._wipe()
             if report.when == "teardown":
-                self._test = ""
+                self._running.pop(report.nodeid, None)
         return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -67,16 +67,17 @@ class Progress:
     def _run(self) -> None:
         while not self._stop.wait(_PERIOD):
             with self._lock:
-                if self._test:
+                if self._running:
                     self._draw(self._text())
 
     def _text(self) -> str:
         verification = self._verification
+        problems = verification.tally.problems
         parts = [
-            f"{time.monotonic() - self._since:.0f} s",
+            f"{time.monotonic() - min(self._running.values()):.0f} s",
             verification.activity,
-            f"{verification.tally.problems:,} problems so far",
-            self._test,
+            f"{problems:,} problems so far" if not self._is_shared else "",
+            *(nodeid.rpartition("::")[2] for nodeid in self._running),
         ]
         return "  " + " · ".join(part for part in parts if part)
 
