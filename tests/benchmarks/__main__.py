@@ -1,77 +1,172 @@
 """`make bench`: what one problem costs, and in which part. Figures, never pass or fail.
 
-Every figure is a median over the same random problems in one run; compare figures as ratios. What
-isolation costs is the difference of two small times: of each, the best of five counts.
+Each row is of one oracle, on the same random problems in one run; compare figures as ratios. A part
+is what the whole loses without it: "transport" is a question to the worker less the same one in
+this process ("oracle"), "comparison" a verdict less question and reference, "bookkeeping" what a
+run does beside verdicts. While an oracle computes in its own process the reference does in ours, so
+the parts are more than the whole. What isolation costs is the difference of two small times: of
+each, the best of five counts.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 from hypothesis import Phase, given, settings
 
 from oracles import divergences
 from oracles.compare import judge, reference_grads
-from oracles.registry import connect, entries, find
+from oracles.protocol import Domain
+from oracles.registry import Entry, connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
-from oracles.worker import Worker
-from reference import ConvProblem
+from oracles.worker import ENVIRONMENT, TIME_LIMIT, Worker
+from reference import ConvParams, ConvProblem, conv_backward
+from reference.rounding import expect
+from tests.support.reporting import Tally
 from tests.support.strategies import problems
+from tests.support.verification import Verification
 
-COUNT = 200
+COUNT = 300
 BEST_OF = 5
 RANK, DTYPE = 2, "float32"
+PARTS = ("generation", "reference", "oracle", "transport", "comparison", "bookkeeping")
 
 
 def main() -> None:
-    """Print one line per part and per oracle."""
+    """Print a table of parts by oracle, then single figures."""
+    os.environ.update(ENVIRONMENT)  # of workers: one thread
     installed = [entry for entry in entries() if entry.installed]
-    drawn, seconds = draw_problems(installed[0].oracle.domain)
-    print(f"{COUNT} random {RANK}-D {DTYPE} problems, median ms a problem\n")
-    show("generation", [seconds / len(drawn)])
-    show("reference, forward and backward", times(reference_grads, drawn))
+    print(f"{COUNT} random {RANK}-D {DTYPE} problems per oracle; ms a problem, mean\n")
+    print(f"{'oracle':<14}{''.join(f'{part:>13}' for part in PARTS)}{'whole':>9}{'problems/s':>12}")
+    for entry in installed:
+        parts, whole = costs(entry)
+        cells = "".join(f"{1000 * part:>13.2f}" for part in parts)
+        print(f"{entry.name:<14}{cells}{1000 * whole:>9.2f}{1 / whole:>12.0f}", flush=True)
+    drawn, _ = draw_problems(installed[0].oracle.domain)
+    print("\nms, median")
     show("transport, there and back", times(transport, drawn))
     show("isolation, beyond asking in this process", isolation(drawn))
+    show("numerical: a problem of 200 parameters", times(connect(find("numerical")).grads, many()))
+    show("reference: a tiny problem, backward", times(backward, 200 * [tiny()]))
     for entry in installed:
-        oracle = connect(entry)
-        asked = [
-            problem
-            for problem in drawn
-            if oracle.domain.accepts(problem)
-            and not divergences.find(entry.name, entry.version or "", problem)
-        ]
-        try:
-            start = time.perf_counter()
-            oracle.grads(asked[0])
-            show(f"{entry.name}: start, import and first answer", [time.perf_counter() - start])
-            show(f"{entry.name}: answer", times(oracle.grads, asked))
-            show(f"{entry.name}: answer and verdict", times(partial(judge, oracle), asked))
-            if isinstance(oracle, Worker):
-                show(
-                    f"{entry.name}: from a death to the next answer",
-                    times(restarted(oracle), asked[:40]),
-                )
-        finally:
-            oracle.close()
+        if not entry.ours:
+            show_restart(entry)
+    print("\ns")
+    print(f"{'make verify: until the first verdict, warm':<48}{first_verdict():>10.1f}")
 
 
-def draw_problems(domain: object) -> tuple[list[ConvProblem], float]:
-    """Random problems and the seconds that drawing them took."""
+def costs(entry: Entry) -> tuple[list[float], float]:
+    """Seconds of each part, and of the whole, of a problem for one oracle."""
+    drawn, generation = draw_problems(entry.oracle.domain)
+    with tempfile.TemporaryDirectory() as nowhere:
+        verification = Verification(
+            [entry], Tally(), in_process=False, time_limit=TIME_LIMIT, regressions=Path(nowhere)
+        )
+        oracle = verification.connection(entry.name)
+        asked = [problem for problem in drawn if is_asked(entry, problem)]
+        accumulation = oracle.domain.accumulation.get(DTYPE)
+
+        def reference(problem: ConvProblem) -> None:
+            reference_grads(problem)
+            expect(problem, accumulation, conventional=oracle.domain.exact)
+
+        def mean(function: Callable[[ConvProblem], object]) -> float:
+            function(asked[0])  # what is slow the first time only
+            return statistics.fmean(times(function, asked))
+
+        alone = mean(connect(entry, in_process=True).grads)
+        parts = [generation, mean(reference), alone]
+        parts.append(mean(oracle.grads) - alone)
+        one_after_the_other = connect(entry, in_process=True)
+        parts.append(mean(partial(judge, one_after_the_other)) - parts[1] - alone)
+        parts.append(mean(partial(verification.verify, oracle)) - mean(partial(judge, oracle)))
+        whole = draw_problems(oracle.domain, partial(verification.verify, oracle))[1]
+        verification.close()
+    return parts, whole
+
+
+def is_asked(entry: Entry, problem: ConvProblem) -> bool:
+    """Whether the oracle takes `problem`, and the ledger does not know it."""
+    known = divergences.find(entry.name, entry.version or "", problem)
+    return entry.oracle.domain.accepts(problem) and not known
+
+
+def many() -> list[ConvProblem]:
+    """Problems of 200 parameters: x, w and b."""
+    generator = np.random.default_rng(0)
+    x, w = (generator.integers(-4, 5, n).astype(DTYPE) for n in ((1, 8, 8, 2), (3, 3, 2, 4)))
+    b, dy = (generator.integers(-4, 5, n).astype(DTYPE) for n in (4, (1, 6, 6, 4)))
+    return 20 * [ConvProblem(x, w, b[:4], dy, ConvParams())]
+
+
+def tiny() -> ConvProblem:
+    """A 3x3 kernel with stride 2 on 7x7 cells of 3 channels, 4 filters."""
+    generator = np.random.default_rng(0)
+    shapes = ((1, 7, 7, 3), (3, 3, 3, 4), (1, 3, 3, 4))
+    x, w, dy = (generator.standard_normal(shape).astype(DTYPE) for shape in shapes)
+    return ConvProblem(x, w, None, dy, ConvParams(stride=(2, 2)))
+
+
+def backward(problem: ConvProblem) -> object:
+    """The reference's gradients."""
+    return conv_backward(problem.x, problem.w, problem.dy, problem.params)
+
+
+def show_restart(entry: Entry) -> None:
+    """How long an oracle takes to answer at first, and after its process has died."""
+    oracle = connect(entry)
+    assert isinstance(oracle, Worker)
+    drawn, _ = draw_problems(oracle.domain)
+    asked = [problem for problem in drawn if is_asked(entry, problem)][:40]
+    try:
+        show(f"{entry.name}: start, import and first answer", times(oracle.grads, asked[:1]))
+        again = times(restarted(oracle), asked)
+        show(f"{entry.name}: from a death to the next answer", again)
+    finally:
+        oracle.close()
+
+
+def first_verdict() -> float:
+    """Seconds until a run of all oracles, started anew, says of a test that it passed."""
+    options = ["-v", "-n", "2", "--dist", "worksteal", "--hypothesis-profile", "ci"]
+    command = [sys.executable, "-m", "pytest", "tests/verification", *options]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if "PASSED" in line:
+                break
+        seconds = time.perf_counter() - start
+        run.terminate()
+        run.stdout.read()
+    return seconds
+
+
+def draw_problems(
+    domain: Domain, ask: Callable[[ConvProblem], object] = lambda _: None
+) -> tuple[list[ConvProblem], float]:
+    """Random problems, each asked when it is drawn, and the seconds that each took."""
     drawn: list[ConvProblem] = []
 
     @settings(max_examples=COUNT, derandomize=True, database=None, phases=[Phase.generate])
-    @given(problem=problems(domain, RANK, DTYPE))
+    @given(problem=problems(domain, RANK, DTYPE, "integers"))
     def collect(problem: ConvProblem) -> None:
+        ask(problem)
         drawn.append(problem)
 
     start = time.perf_counter()
     collect()
-    return drawn, time.perf_counter() - start
+    return drawn, (time.perf_counter() - start) / len(drawn)
 
 
 def transport(problem: ConvProblem) -> ConvProblem:
