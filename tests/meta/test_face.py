@@ -23,6 +23,7 @@ from oracles.compare import Disagreement, Verdict
 from oracles.protocol import Evidence
 from oracles.registry import Entry, find
 from reference import ConvParams, ConvProblem
+from tests.support.mutants import oracle_name
 from tests.support.regressions import load, save
 from tests.support.reporting import COLUMNS, Tally, plain_table, rich_table, table_rows
 from tests.support.verification import Verification
@@ -45,14 +46,15 @@ WRONG_DX = r"dx\[0, 0, \d\] = -?\d, but should be -?\d"
 INSTALL_LINE = "tensorflow is not installed: pip install -c constraints.txt tensorflow-cpu"
 
 
-def run_pytest(*arguments: str, **environment: str) -> tuple[int, str]:
+def run_pytest(*arguments: str, seed: int | None = 0, **environment: str) -> tuple[int, str]:
     """Exit code and output of a pytest run of its own, on no terminal, as on nobody's CI.
 
     pytest and Hypothesis print other lines where CI is set. It draws the same problems each time
     and keeps what it finds where nobody looks, unless `arguments`, which come last, say otherwise.
     """
     with tempfile.TemporaryDirectory() as nowhere:
-        options = ["-p", "no:cacheprovider", "--hypothesis-seed=0", f"--regressions={nowhere}"]
+        options = ["-p", "no:cacheprovider", f"--regressions={nowhere}"]
+        options += [] if seed is None else [f"--hypothesis-seed={seed}"]
         inherited = {k: v for k, v in os.environ.items() if k not in ("CI", "BUILD_NUMBER")}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *arguments],
@@ -397,6 +399,18 @@ def test_workers_of_xdist_are_added_up() -> None:
     for option in ([], ["-n", "2"]):
         row = rows(run_pytest(*arguments, *option)[1])["numerical"]
         assert int(row[1]) - int(row[7]) == 150  # problems that are not weak
+
+
+def test_what_one_process_has_found_another_begins_with(tmp_path: Path) -> None:
+    """By Hypothesis' own database, a directory: it is found at once, and is small already."""
+    name = oracle_name("dx_channel_tail_dropped")
+    arguments = ("--oracle", name, EXACT, "-k", "2d-float32")
+    asked = []
+    for _ in range(2):
+        code, output = run_pytest(*arguments, seed=None, HYPOTHESIS_STORAGE_DIRECTORY=str(tmp_path))
+        assert code == pytest.ExitCode.TESTS_FAILED
+        asked.append(int(rows(output)[name][1].replace(",", "")))
+    assert asked[1] * 2 < asked[0]
 
 
 def test_kept_counterexamples_come_first() -> None:
