@@ -1,13 +1,13 @@
-"""The vectorised convolution and its gradients: one matrix product per kernel tap.
+"""The vectorised convolution and its gradients, by the plan that is fastest for the shapes.
 
-A tap is one position in the kernel. Over all outputs it reads a strided slice of the input, so its
-share of y, dX and dW is one matrix product over channels. Slices are clipped to the input: padding
-is never stored, and no im2col copy is made. float16 and bfloat16 are summed in float32 and rounded
-once, at the end.
+Every plan of `reference.plans` gives the same sums in another order. float16 and bfloat16 are
+summed in float32 and rounded once, at the end.
 
-A tap in the padding is therefore absent, not a product with zero: an Inf or NaN in w or dy makes no
-NaN there. Everything else is IEEE 754: inside the input 0 * Inf is NaN, and a NaN or Inf reaches
-the elements that a product with it belongs to, and no others.
+A tap in the padding is absent, not a product with zero: an Inf or NaN in w or dy makes no NaN
+there. Everything else is IEEE 754: inside the input 0 * Inf is NaN, and a NaN or Inf reaches the
+elements that a product with it belongs to, and no others. Plans that store zeros for the padding
+are right as long as nothing that meets them is Inf or NaN; where it is, "taps" is asked, which
+clips its slices to the input.
 
 NumPy's floating-point warnings are off: BLAS kernels compute on registers that hold more than the
 arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067).
@@ -15,16 +15,13 @@ arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 import numpy as np
 
+from reference.plans import PLANS, Plan, choose
 from reference.problem import (
     Array,
     ConvGrads,
     ConvParams,
-    Size,
     check_backward,
     check_bias,
     check_forward,
@@ -32,85 +29,76 @@ from reference.problem import (
 
 
 @np.errstate(all="ignore")
-def conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) -> Array:
+def conv_forward(
+    x: Array, w: Array, b: Array | None, params: ConvParams, *, plan: str | None = None
+) -> Array:
     """y (N, *O, F) for x (N, *S, C), w (*K, C/groups, F), b (F,) or None, in x's dtype.
 
-    Raises TypeError or ValueError for arguments that do not fit, see `ConvProblem`.
+    `plan` is one of `PLANS`, None for the fastest. Raises TypeError or ValueError for arguments
+    that do not fit, see `ConvProblem`.
     """
-    out = check_forward(x, w, params)
+    check_forward(x, w, params)
     if b is not None:
         check_bias(b, w)
-    dtype = x.dtype
+    chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w = _summable(x), _summable(w)
-    y = np.zeros((x.shape[0], *out, w.shape[-1]), x.dtype)
+    if chosen.stores_padding and not _is_finite(w):
+        chosen = PLANS["taps"]
+    y = chosen.forward(x, w, params)
     if b is not None:
         y += b
-    for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], out, params):
-        x_tap = _by_group(x[x_cells], params.groups)
-        w_tap = _by_group(w[tap], params.groups)
-        y[y_cells] += _from_groups(x_tap @ w_tap, y[y_cells].shape)
     return y.astype(dtype, copy=False)
 
 
 @np.errstate(all="ignore")
-def conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrads:
+def conv_backward(
+    x: Array, w: Array, dy: Array, params: ConvParams, *, plan: str | None = None
+) -> ConvGrads:
     """dX, dW, db of sum(dy * y) for x (N, *S, C), w (*K, C/groups, F), dy (N, *O, F), in x's dtype.
 
-    Per tap, with x_tap the inputs that it reads and dy_tap the outputs that it feeds:
-    dX at x_tap += dy_tap @ w_tap^T, dW at the tap = x_tap^T @ dy_tap; db = sum of dy over N and O.
-    Raises TypeError or ValueError for arguments that do not fit, see `ConvProblem`.
+    `plan` is one of `PLANS`, None for the fastest. Raises TypeError or ValueError for arguments
+    that do not fit, see `ConvProblem`.
     """
-    out = check_backward(x, w, dy, params)
-    dtype = x.dtype
+    check_backward(x, w, dy, params)
+    chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w, dy = _summable(x), _summable(w), _summable(dy)
-    dx = np.zeros(x.shape, x.dtype)
-    dw = np.zeros(w.shape, w.dtype)
-    for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], out, params):
-        x_tap = _by_group(x[x_cells], params.groups)
-        w_tap = _by_group(w[tap], params.groups)
-        dy_tap = _by_group(dy[y_cells], params.groups)
-        dx[x_cells] += _from_groups(dy_tap @ w_tap.swapaxes(-1, -2), dx[x_cells].shape)
-        dw[tap] = _from_groups(x_tap.swapaxes(-1, -2) @ dy_tap, dw[tap].shape)
-    db = dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype)
-    return ConvGrads(*(array.astype(dtype, copy=False) for array in (dx, dw, db)))
+    dx, dw = chosen.backward(x, w, dy, params)
+    if chosen.stores_padding and not (_is_finite(w) and _is_finite(dw)):
+        dx, dw = PLANS["taps"].backward(x, w, dy, params)
+    return ConvGrads(*(array.astype(dtype, copy=False) for array in (dx, dw, _sum(dy))))
+
+
+def _plan(name: str | None, x: Array, w: Array, params: ConvParams) -> Plan:
+    if name is None:
+        is_object = x.dtype.kind == "O"  # which has no isfinite
+        return PLANS["taps" if is_object else choose(x.shape, w.shape, params)]
+    fitting = [key for key, plan in PLANS.items() if plan.fits(x.shape, w.shape, params)]
+    if name not in fitting:
+        raise ValueError(
+            f"plan={name!r}: must be None or one that fits x.shape={x.shape}, w.shape={w.shape}, "
+            f"{params}: {', '.join(map(repr, fitting))}"
+        )
+    return PLANS[name]
 
 
 def _summable(array: Array) -> Array:
-    """`array`, in float32 if it is of a 16-bit format."""
-    narrow = array.dtype.name in ("float16", "bfloat16")
-    return array.astype(np.float32) if narrow else array
+    """`array`, C-contiguous, in float32 if it is of a 16-bit format (bfloat16's kind is V)."""
+    if array.dtype.itemsize == 2 and array.dtype.kind in "fV":
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array)
 
 
-def _taps(
-    spatial: Size, kernel: Size, out: Size, params: ConvParams
-) -> Iterator[tuple[Size, tuple[slice, ...], tuple[slice, ...]]]:
-    """Each tap that meets input: its index, the cells of x that it reads, those of y it feeds.
+def _is_finite(array: Array) -> bool:
+    return bool(np.logical_and.reduce(np.isfinite(array), axis=None))
 
-    Output o and tap k meet at input o * stride + k * dilation - lo; outputs for which that lies in
-    the padding are left out.
+
+def _sum(dy: Array) -> Array:
+    """db (F,): dy (N, *O, F) summed over all but F, as a product where BLAS has one.
+
+    Adding row to row is slow where rows are short.
     """
-    for tap in np.ndindex(*kernel):
-        x_cells, y_cells = [slice(None)], [slice(None)]
-        for size, outputs, k, s, d, (lo, _) in zip(
-            spatial, out, tap, params.stride, params.dilation, params.padding
-        ):
-            offset = k * d - lo
-            first = max(0, -(offset // s))
-            last = min(outputs - 1, (size - 1 - offset) // s)
-            if first > last:
-                break
-            x_cells.append(slice(first * s + offset, last * s + offset + 1, s))
-            y_cells.append(slice(first, last + 1))
-        else:
-            yield tap, tuple(x_cells), tuple(y_cells)
-
-
-def _by_group(array: Array, groups: int) -> Array:
-    """(*M, groups * A) as one (prod(M), A) matrix per group: (groups, prod(M), A)."""
-    *rest, channels = array.shape  # no -1 in the reshape: it fails where there are no channels
-    return array.reshape(math.prod(rest), groups, channels // groups).swapaxes(0, 1)
-
-
-def _from_groups(product: Array, shape: tuple[int, ...]) -> Array:
-    """(groups, prod(M), A) back to `shape` = (*M, groups * A)."""
-    return product.swapaxes(0, 1).reshape(shape)
+    if dy.dtype in (np.float32, np.float64) and dy.size:
+        rows = dy.reshape(-1, dy.shape[-1])
+        db: Array = np.ones(len(rows), dy.dtype) @ rows
+        return db
+    return dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype)

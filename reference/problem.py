@@ -12,6 +12,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -209,6 +210,9 @@ def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParam
     return tuple(out)
 
 
+_output_size = lru_cache(maxsize=4096)(output_size)  # for sizes that are tuples
+
+
 def same_padding(
     spatial: Sequence[int],
     kernel: Sequence[int],
@@ -264,7 +268,7 @@ def check_forward(x: Array, w: Array, params: ConvParams) -> Size:
             f"groups={groups}: must divide the output channels F={w.shape[-1]} "
             f"(w.shape={w.shape}); allowed {_divisors(math.gcd(w.shape[-1], channels))}"
         )
-    return output_size(x.shape[1:-1], w.shape[:-2], params)
+    return _output_size(x.shape[1:-1], w.shape[:-2], params)
 
 
 def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Size:
