@@ -162,17 +162,18 @@ class Certification:
         outcome.verdict = PASS
 
     def _ask(self, rung: Rung, outcome: Outcome) -> None:
-        claimed = False
+        claimed = failed = False
         each = math.ceil(self.count / max(1, len(rung.strategies)))
 
         def one(problem: ConvProblem) -> None:
-            nonlocal claimed
+            nonlocal claimed, failed
             if self._known(problem):
                 outcome.left_out += 1
                 return
             verdict = judge(self._oracle, problem)
-            outcome.problems += 1
-            outcome.weak += is_weak(problem)
+            if not failed:  # what comes then makes a failure smaller
+                outcome.problems += 1
+                outcome.weak += is_weak(problem)
             wrong = verdict.kind != "agrees"
             if rung.kinds:
                 claimed, wrong = True, verdict.kind in rung.kinds
@@ -180,6 +181,7 @@ class Certification:
                 claimed |= any(verdict.results[name] is not None for name in rung.results)
                 wrong = any(verdict.results[name] is False for name in rung.results)
             if wrong:
+                failed = True
                 raise verdict.failure()
 
         for number, strategy in enumerate(rung.strategies):
