@@ -66,7 +66,13 @@ class Function:
         return self.function(*arguments, **named)
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
-        """What the function answers, as channels-last arrays."""
+        """What the function answers, as channels-last arrays.
+
+        Raises NotImplementedError for what its declared domain does not have: it may have no
+        argument for that.
+        """
+        if self.declared and (reason := self.domain.refusal(problem)) is not None:
+            raise NotImplementedError(f"{self.name} does not take {reason}")
         params = problem.params
         values: dict[str, Any] = {
             "x": self._shown(problem.x, (-1,), (1,)),

@@ -84,15 +84,26 @@ def exists(name: str) -> bool:
 
 
 def describe(
-    name: str, python: str = sys.executable, environment: Mapping[str, str] | None = None
+    name: str,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    *,
+    undeclared: bool = False,
 ) -> Oracle:
     """The oracle called `name`; raises ValueError with one sentence on what is wrong with it.
 
     It is imported by another process, under `python` with these variables, unless it is our own.
+    `undeclared` takes a function that does not say what it takes.
     """
     if name.partition(".")[0] in _ROOMS and not is_path(name):
         return checked(name, load(name))
     told = _ask(name, python, environment or {})
+    if not told["declared"] and not undeclared:
+        raise ValueError(
+            f"oracle {name!r} is a function that does not say what it takes: put "
+            '@oracle(ranks=(2,), dtypes=("float32",)) over it (from oracles import oracle), or '
+            f"let `python -m oracles certify {name} --discover` find it out"
+        )
     kind = Scripted if told["scripted"] else Described
     distribution = told["distribution"]
     return kind(
@@ -246,12 +257,6 @@ def _shaped(name: str, value: Any, module: ModuleType) -> Oracle:
 
 def checked(name: str, oracle: Oracle) -> Oracle:
     """`oracle`, if its names hold what they should; else raises ValueError."""
-    if isinstance(oracle, Function) and not oracle.declared:
-        raise ValueError(
-            f"oracle {name!r} is a function that does not say what it takes: put "
-            '@oracle(ranks=(2,), dtypes=("float32",)) over it (from oracles import oracle), or '
-            f"let `python -m oracles certify {name} --discover` find it out"
-        )
     if not isinstance(oracle.domain, Domain):
         kind = type(oracle.domain).__name__
         raise ValueError(f"oracle {name!r}: domain must be a Domain(Box(...), ...), not a {kind}")
@@ -317,6 +322,7 @@ def _tell(name: str, problem: bytes) -> dict[str, Any]:
         "domain": oracle.domain.to_json(),
         "environment": dict(getattr(oracle, "environment", {})),
         "scripted": hasattr(oracle, "script"),
+        "declared": not isinstance(oracle, Function) or oracle.declared,
     }
 
 

@@ -93,10 +93,11 @@ def _is_variant(value: object) -> bool:
     return isinstance(value, Oracle) and not isinstance(value, type)
 
 
-def find(name: str) -> Entry:
+def find(name: str, *, undeclared: bool = False) -> Entry:
     """The oracle called `name`, in one of the forms that the module's docstring lists.
 
-    Raises ValueError that says what is known, or what is wrong with the module or interpreter.
+    `undeclared` takes a function from outside that does not say what it takes. Raises ValueError
+    that says what is known, or what is wrong with the module or interpreter.
     """
     form = re.fullmatch(r"([^\[\]@]*)(?:\[(.*)\])?(?:@(.*))?", name)
     if re.search(r"[\[\]@].*\.py(:|$)", name):
@@ -110,7 +111,7 @@ def find(name: str) -> Entry:
     given = _environment(name, settings)
     base = _variant_with(given, base.removeprefix("oracles."))
     interpreter = None if python is None else _interpreter(base, python)
-    entry = _find_base(base, interpreter, given)
+    entry = _find_base(base, interpreter, given, undeclared=undeclared)
     environment = {**getattr(entry.oracle, "environment", {}), **given}
     entry = replace(entry, environment=environment, ours=entry.ours and not settings)
     if settings is not None:
@@ -139,13 +140,15 @@ def _in_the_tree(name: str) -> Entry | None:
     return replace(known[base], name=name, oracle=oracle, version=version_of(oracle))
 
 
-def _find_base(name: str, python: str | None, environment: Mapping[str, str]) -> Entry:
+def _find_base(
+    name: str, python: str | None, environment: Mapping[str, str], *, undeclared: bool
+) -> Entry:
     if (known := _in_the_tree(name)) is not None:
         return known
     if not outside.exists(name):
         every = [*names(), *outside.entry_points()]
         raise ValueError(f"oracle {name!r} is unknown: {_known(name, every)}")
-    oracle = outside.describe(name, python or sys.executable, environment)
+    oracle = outside.describe(name, python or sys.executable, environment, undeclared=undeclared)
     return Entry(name, oracle, version_of(oracle))
 
 

@@ -275,6 +275,13 @@ def test_as_many_results_as_are_claimed() -> None:
     assert Function(lambda: (*answer, "db"), fewer).grads(PROBLEM).db == "db"
 
 
+def test_a_function_is_not_asked_for_what_it_does_not_take() -> None:
+    """It may have no argument for that, and would be wrong."""
+    mine = oracle(ranks=(2,), dtypes=("float32",), groups=("some",))(lambda x, w, dy: (x, w, dy))
+    with pytest.raises(NotImplementedError, match=r"<lambda> does not take groups=1 of C=2"):
+        mine.grads(PROBLEM)
+
+
 def test_results_that_are_none() -> None:
     """A domain that claims what there is not is an error."""
     with pytest.raises(ValueError, match=r"results=\('dz',\): must be a tuple of some of \('dx',"):

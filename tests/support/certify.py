@@ -33,6 +33,7 @@ from tests.support.conformance import CHECKS, Broken, concerns, problems_for
 from tests.support.ladder import Rung, rungs
 from tests.support.mutants import MUTANTS, oracle_name
 from tests.support.power import catch, sentence
+from tests.support.probing import discover
 from tests.support.regressions import replay_command, save, write_atomically
 from tests.support.reporting import Tally
 from tests.support.verification import Verification, is_weak, leaves
@@ -161,17 +162,18 @@ class Certification:
         outcome.verdict = PASS
 
     def _ask(self, rung: Rung, outcome: Outcome) -> None:
-        claimed = False
+        claimed = failed = False
         each = math.ceil(self.count / max(1, len(rung.strategies)))
 
         def one(problem: ConvProblem) -> None:
-            nonlocal claimed
+            nonlocal claimed, failed
             if self._known(problem):
                 outcome.left_out += 1
                 return
             verdict = judge(self._oracle, problem)
-            outcome.problems += 1
-            outcome.weak += is_weak(problem)
+            if not failed:  # what comes then makes a failure smaller
+                outcome.problems += 1
+                outcome.weak += is_weak(problem)
             wrong = verdict.kind != "agrees"
             if rung.kinds:
                 claimed, wrong = True, verdict.kind in rung.kinds
@@ -179,6 +181,7 @@ class Certification:
                 claimed |= any(verdict.results[name] is not None for name in rung.results)
                 wrong = any(verdict.results[name] is False for name in rung.results)
             if wrong:
+                failed = True
                 raise verdict.failure()
 
         for number, strategy in enumerate(rung.strategies):
@@ -348,16 +351,26 @@ def badges(content: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Certify one oracle; returns 0 if no rung fails, 1 if one does, 2 if there is no oracle."""
+    """Certify oracles; returns 0 if no rung fails, 1 if one does, 2 if there is no such oracle."""
     options = _options(arguments)
-    try:
-        entry = find(options.name)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    entries = []
+    for name in options.names:
+        try:
+            entries.append(find(name, undeclared=options.discover))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    missing = [entry.missing for entry in entries if not entry.installed]
+    if missing:
+        print(*(f"error: {words}" for words in missing), sep="\n", file=sys.stderr)
         return 2
-    if not entry.installed:
-        print(f"error: {entry.missing}", file=sys.stderr)
-        return 2
+    if options.discover:
+        print(discover(entries, options.time_limit))
+        return 0
+    return max(_certify(entry, options) for entry in entries)
+
+
+def _certify(entry: Entry, options: argparse.Namespace) -> int:
     name = re.sub(r"[^\w.]+", "-", entry.name).strip("-.")
     output = Path(options.output or f"certificate-{name}")
     output.mkdir(parents=True, exist_ok=True)
@@ -385,7 +398,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m oracles certify", description=__doc__)
-    parser.add_argument("name", help="an oracle, as for pytest --oracle")
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="an oracle, as for pytest --oracle"
+    )
+    parser.add_argument(
+        "--discover",
+        action="store_true",
+        help="instead find out what it takes: print its domain, and what becomes of all else",
+    )
     parser.add_argument("--output", metavar="DIR", help="where to (default: certificate-NAME)")
     parser.add_argument("--problems", type=int, default=100, metavar="N", help="a rung (100)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is drawn with (0)")

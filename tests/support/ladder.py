@@ -7,7 +7,7 @@ oracle does not claim that rung.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -70,61 +70,72 @@ def _part(box: Box, features: Mapping[str, Any]) -> Box | None:
     return replace(box, **fewer)
 
 
-def plain_of(domain: Domain) -> dict[str, Any]:
-    """The values of a Box's fields that plain problems of `domain` have."""
-    kinds = [kind for kind in GROUP_KINDS if any(kind in box.groups for box in domain.boxes)]
-    return {**PLAIN, "groups": (kinds[0],)}
+def plain_part(domain: Domain, **features: Any) -> Domain | None:
+    """The plain problems of `domain`, but for `features`; None if there are none.
+
+    In each rank and dtype they have the simplest kind of groups that it takes.
+    """
+    boxes: list[Box] = []
+    for rank, dtype in domain.cells():
+        own = domain.boxes_in(rank, dtype)
+        kinds = [kind for kind in GROUP_KINDS if any(kind in box.groups for box in own)]
+        wanted = {**PLAIN, "groups": kinds[:1], **features}
+        part = narrowed(domain, ranks=(rank,), dtypes=(dtype,), **wanted)
+        boxes += [] if part is None else part.boxes
+    return _like_in_sums(domain, boxes)
+
+
+def _like_in_sums(domain: Domain, boxes: Sequence[Box]) -> Domain | None:
+    if not boxes:
+        return None
+    return Domain(*boxes, exact=domain.exact, accumulation=domain.accumulation)
 
 
 def rungs(domain: Domain) -> Iterator[Rung]:
     """The rungs of an oracle with this domain, the plain ones first."""
-    plain = plain_of(domain)
+    plain = plain_part(domain)
     for result in ("y", "dx", "dw", "db"):
-        yield Rung(_WORDS[result], _random(domain, **plain), (result,))
+        yield Rung(_WORDS[result], _random(plain), (result,))
     for rank in RANKS:
-        yield Rung(f"rank {rank}", _random(domain, **plain, ranks=(rank,)))
-    for name in ("stride", "padding", "dilation"):
-        yield Rung(name, _with(domain, name, plain))
+        yield Rung(f"rank {rank}", _random(_some(plain, ranks=(rank,))))
+    for name, wish in _WISHES.items():
+        yield Rung(name, _like(_more(domain, name), wish))
     for kind in GROUP_KINDS[1:]:
-        yield Rung(f"groups: {kind}", _random(domain, **{**plain, "groups": (kind,)}))
+        yield Rung(f"groups: {kind}", _random(plain_part(domain, groups=(kind,))))
     for dtype in DTYPES:
-        yield Rung(dtype, _random(domain, **plain, dtypes=(dtype,)))
-    part = narrowed(domain, **plain)
+        yield Rung(dtype, _random(_some(plain, dtypes=(dtype,))))
     for layout in layouts.NAMES:
-        yield Rung(f"memory: {layout}", _like(part, Wish(layout=layout)))
-    yield Rung("precision", _random(domain, "reals", **plain))
+        yield Rung(f"memory: {layout}", _like(plain, Wish(layout=layout)))
+    yield Rung("precision", _random(plain, "reals"))
     specials = (special_problems(domain, *cell) for cell in domain.cells())
     kinds = ("crashes", "hangs", "malformed", "does not start")
     yield Rung("crash safety", (*_random(domain), *specials), kinds=kinds)
 
 
+def _some(domain: Domain | None, **features: Any) -> Domain | None:
+    return None if domain is None else narrowed(domain, **features)
+
+
+def _more(domain: Domain, name: str) -> Domain | None:
+    """What of `domain` is plain but for this, in the boxes that have more than plain of it."""
+    boxes = [box for box in domain.boxes if getattr(box, name) != PLAIN[name]]
+    more = _like_in_sums(domain, boxes)
+    return None if more is None else plain_part(more, **{name: "any"})
+
+
 def _random(
-    domain: Domain, fill: Fill = "integers", **features: Any
+    domain: Domain | None, fill: Fill = "integers"
 ) -> tuple[SearchStrategy[ConvProblem], ...]:
-    """Random problems of each rank and dtype of a part of the domain."""
-    part = narrowed(domain, **features)
-    return () if part is None else tuple(problems(part, *cell, fill) for cell in part.cells())
-
-
-def _with(
-    domain: Domain, name: str, plain: Mapping[str, Any]
-) -> tuple[SearchStrategy[ConvProblem], ...]:
-    """Plain problems but for this, which they have; none where no box takes more than plain."""
-    boxes = [box for box in domain.boxes if getattr(box, name) != plain[name]]
-    if not boxes:
-        return ()
-    more = Domain(*boxes, exact=domain.exact, accumulation=domain.accumulation)
-    return _like(narrowed(more, **{**plain, name: "any"}), _WISHES[name])
+    """Random problems of each rank and dtype."""
+    return () if domain is None else tuple(problems(domain, *cell, fill) for cell in domain.cells())
 
 
 def _like(domain: Domain | None, wish: Wish) -> tuple[SearchStrategy[ConvProblem], ...]:
     """Problems like `wish` of each rank and dtype that has some."""
-    cells = domain.cells() if domain is not None else []
-    return tuple(
-        problems_like(wish, domain, *cell, "wide")
-        for cell in cells
-        if domain is not None and can_be(wish, domain, *cell)
-    )
+    if domain is None:
+        return ()
+    cells = [cell for cell in domain.cells() if can_be(wish, domain, *cell)]
+    return tuple(problems_like(wish, domain, *cell, "wide") for cell in cells)
 
 
 _WISHES = {

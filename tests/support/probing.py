@@ -1,0 +1,270 @@
+"""What an oracle takes, found out by asking: its domain, and what becomes of all else.
+
+Every rank, dtype and kind of groups is tried with plain problems, then with each mixture of
+strides, dilation and padding; all data are small integers, which every dtype holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as seeded
+
+from oracles.compare import judge
+from oracles.protocol import DTYPES, GROUP_KINDS, KINDS, RESULTS, Box, Domain, GroupKind
+from oracles.registry import Entry
+from oracles.worker import Connection, InProcess, Worker
+from reference.problem import RANKS, ConvProblem
+from tests.support import layouts
+from tests.support.strategies import problems
+from tests.support.verification import is_weak
+
+RIGHT, REFUSES, WRONG, CRASHES = "right", "refuses", "wrong", "crashes"
+OUTCOMES = (RIGHT, WRONG, CRASHES, REFUSES)
+_OF_KIND = {"agrees": RIGHT, "raises": REFUSES, "differs": WRONG, "malformed": WRONG}
+_NARROWEST = "bfloat16"
+_EACH = 4  # problems of a mixture
+_DRAWN = 80  # among which they are looked for
+_AXIS = ("stride", "dilation", "padding")
+Mixture = tuple[str, ...]
+"""A kind of stride, one of dilation and one of padding."""
+PLAIN: Mixture = tuple(KINDS[name][0] for name in _AXIS)
+_DENSE: dict[str, Any] = {"groups": "one", "mixture": PLAIN, "layout": "C", "empty": False}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was tried."""
+
+    rank: int
+    dtype: str
+    groups: GroupKind
+    mixture: Mixture = PLAIN
+    layout: str = "C"
+    empty: bool = False
+
+
+class Probe:
+    """One oracle, asked for whatever it may not take."""
+
+    def __init__(self, entry: Entry, time_limit: float) -> None:
+        results = entry.oracle.domain.results
+        anything = Domain(Box(ranks=RANKS, dtypes=DTYPES), results=results)
+        self.name = entry.name
+        self.found: dict[Place, set[str]] = {}
+        self.results: set[str] = set()
+        self.asked = 0
+        self.wrong: dict[Place, str] = {}
+        self._oracle: Connection = (
+            InProcess(entry.name, entry.oracle)
+            if entry.ours
+            else Worker(
+                entry.name,
+                anything,
+                python=entry.python,
+                environment=entry.environment,
+                time_limit=time_limit,
+                may_ask=lambda _: False,  # nothing is surely taken, so no refusal is a fault
+            )
+        )
+
+    def run(self) -> None:
+        """Try everything; what follows from a plain problem that is not right is left out."""
+        for rank, dtype, kind in itertools.product(RANKS, DTYPES, GROUP_KINDS):
+            place = Place(rank, dtype, kind)
+            if self.attempt(place) != {RIGHT}:
+                continue
+            for mixture in mixtures(rank):
+                if mixture != PLAIN:
+                    self.attempt(replace(place, mixture=mixture))
+            self.attempt(replace(place, empty=True))
+            for layout in layouts.NAMES:
+                self.attempt(replace(place, layout=layout))
+
+    def close(self) -> None:
+        """End the oracle's processes."""
+        self._oracle.close()
+
+    def attempt(self, place: Place) -> set[str]:
+        """Ask for problems of one place; returns what became of them."""
+        outcomes = self.found.setdefault(place, set())
+        for problem in samples(place.rank, place.groups, place.mixture):
+            asked = _changed(problem, place)
+            verdict = judge(self._oracle, asked)
+            self.asked += 1
+            outcomes.add(_OF_KIND.get(verdict.kind, CRASHES))
+            if verdict.kind == "agrees":
+                self.results |= {name for name, is_right in verdict.results.items() if is_right}
+            elif verdict.kind != "raises":
+                self.wrong.setdefault(place, verdict.message.splitlines()[0])
+            self._oracle.calm()
+        return outcomes
+
+    def accepted(self, rank: int, dtype: str, kind: GroupKind) -> list[Mixture]:
+        """The widest mixtures of which all is right, and of those that they include."""
+        right = [
+            mixture
+            for mixture in mixtures(rank)
+            if all(
+                self.found.get(Place(rank, dtype, kind, less)) == {RIGHT}
+                for less in mixtures(rank)
+                if includes(mixture, less)
+            )
+        ]
+        return [m for m in right if not any(m != o and includes(o, m) for o in right)]
+
+    def domain(self) -> Domain | None:
+        """The domain that was found, with as few boxes as come by themselves; None for none."""
+        kinds: dict[tuple[Mixture, int, str], list[GroupKind]] = {}
+        for rank, dtype, kind in itertools.product(RANKS, DTYPES, GROUP_KINDS):
+            for mixture in self.accepted(rank, dtype, kind):
+                kinds.setdefault((mixture, rank, dtype), []).append(kind)
+        dtypes: dict[tuple[Any, ...], list[str]] = {}
+        for (mixture, rank, dtype), groups in kinds.items():
+            dtypes.setdefault((mixture, rank, tuple(groups)), []).append(dtype)
+        ranks: dict[tuple[Any, ...], list[int]] = {}
+        for (mixture, rank, groups), of in dtypes.items():
+            ranks.setdefault((mixture, groups, tuple(of)), []).append(rank)
+        empty = all(of == {RIGHT} for place, of in self.found.items() if place.empty)
+        boxes = [
+            replace(Box(tuple(of), types, groups, empty_batch=empty), **dict(zip(_AXIS, mixture)))
+            for (mixture, groups, types), of in ranks.items()
+        ]
+        results = tuple(name for name in RESULTS if name in self.results)
+        return Domain(*boxes, results=results) if boxes else None
+
+    def row(self, places: Iterable[Place]) -> str:
+        """What became of what was tried there, in words; "-" for nothing.
+
+        Of groups only where there is something right without them.
+        """
+        kept = (
+            place
+            for place in places
+            if place.groups == "one" or self.found.get(replace(place, **_DENSE)) == {RIGHT}
+        )
+        found = set().union(*(self.found.get(place, set()) for place in kept))
+        return " / ".join(outcome for outcome in OUTCOMES if outcome in found) or "-"
+
+
+def mixtures(rank: int) -> list[Mixture]:
+    """All mixtures; on one axis all strides are equal."""
+    every = itertools.product(*(KINDS[name] for name in _AXIS))
+    return [mixture for mixture in every if rank > 1 or mixture[0] != "equal"]
+
+
+def includes(mixture: Mixture, less: Mixture) -> bool:
+    """Whether a box of `mixture` takes problems of `less`."""
+    kinds = (KINDS[name] for name in _AXIS)
+    return all(of.index(b) <= of.index(a) for of, a, b in zip(kinds, mixture, less))
+
+
+@lru_cache(maxsize=512)
+def samples(rank: int, kind: GroupKind, mixture: Mixture) -> tuple[ConvProblem, ...]:
+    """Problems that have each of these kinds, in the narrowest dtype."""
+    boxed = dict(zip(_AXIS, mixture))
+    box = Box((rank,), (_NARROWEST,), (kind,), **boxed, empty_batch=False)  # type: ignore[arg-type]
+    narrower = [
+        replace(box, **{name: lower})  # type: ignore[arg-type]
+        for name in _AXIS
+        for lower in KINDS[name][: KINDS[name].index(boxed[name])]
+        if rank > 1 or lower != "equal"
+    ]
+    found: list[ConvProblem] = []
+
+    @seeded(0)
+    @settings(
+        max_examples=_DRAWN,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        verbosity=Verbosity.quiet,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(problem=problems(Domain(box), rank, _NARROWEST))
+    def draw(problem: ConvProblem) -> None:
+        fits = any(other.misfit(problem) is None for other in narrower)
+        if len(found) < _EACH and not fits and not is_weak(problem):
+            found.append(problem)
+
+    draw()
+    return tuple(found)
+
+
+def _changed(problem: ConvProblem, place: Place) -> ConvProblem:
+    arrays = {
+        name: array.astype(place.dtype)
+        for name in ("x", "w", "b", "dy")
+        if (array := getattr(problem, name)) is not None
+    }
+    if place.empty:
+        arrays |= {name: arrays[name][:0] for name in ("x", "dy")}
+    return layouts.laid_out(replace(problem, **arrays), place.layout, exact=True)
+
+
+def source(domain: Domain) -> str:
+    """`domain` as source to paste, without what is the default."""
+    boxes = []
+    for box in domain.boxes:
+        default = Box(box.ranks, box.dtypes)
+        own = {
+            name: value
+            for name, value in vars(box).items()
+            if name in ("ranks", "dtypes") or value != getattr(default, name)
+        }
+        boxes.append(f"Box({', '.join(f'{name}={value!r}' for name, value in own.items())})")
+    lines = "".join(f"    {box},\n" for box in boxes)
+    return f"domain = Domain(\n{lines}    results={domain.results!r},\n)"
+
+
+def matrix(probes: Sequence[Probe]) -> str:
+    """What each oracle makes of each rank, dtype and so on, as a Markdown table."""
+    every = {place: None for probe in probes for place in probe.found}
+    plain = [p for p in every if p.mixture == PLAIN and p.layout == "C" and not p.empty]
+    cells = itertools.product(RANKS, DTYPES)
+    rows = {
+        f"{rank}-D {dtype}": [
+            p for p in plain if (p.rank, p.dtype, p.groups) == (rank, dtype, "one")
+        ]
+        for rank, dtype in cells
+    }
+    rows |= {f"groups: {kind}": [p for p in plain if p.groups == kind] for kind in GROUP_KINDS[1:]}
+    for mixture in itertools.product(*(KINDS[name] for name in _AXIS)):
+        if mixture != PLAIN:
+            words = [f"{n} {kind}" for n, kind, no in zip(_AXIS, mixture, PLAIN) if kind != no]
+            rows[", ".join(words)] = [p for p in every if p.mixture == mixture]
+    rows["empty batch"] = [p for p in every if p.empty]
+    rows |= {
+        f"memory: {name}": [p for p in every if p.layout == name] for name in layouts.NAMES[1:]
+    }
+    lines = [
+        f"| | {' | '.join(probe.name for probe in probes)} |",
+        "|---" * (len(probes) + 1) + "|",
+    ]
+    for name, places in rows.items():
+        lines.append(f"| {name} | {' | '.join(probe.row(places) for probe in probes)} |")
+    return "\n".join(lines)
+
+
+def discover(entries: Sequence[Entry], time_limit: float) -> str:
+    """What is found out of these oracles, as Markdown."""
+    probes = [Probe(entry, time_limit) for entry in entries]
+    parts = []
+    for probe in probes:
+        probe.run()
+        probe.close()
+        domain = probe.domain()
+        words = source(domain) if domain is not None else "# nothing is right"
+        wrong = "".join(
+            f"\n# {message}" for message in dict.fromkeys(list(probe.wrong.values())[:_EACH])
+        )
+        parts.append(
+            f"{probe.name}, asked {probe.asked:,} problems:\n\n"
+            f"```python\nfrom oracles import Box, Domain\n\n{words}{wrong}\n```\n"
+        )
+    return "\n".join([*parts, matrix(probes)])
