@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -13,7 +13,7 @@ from oracles import registry
 from oracles.worker import TIME_LIMIT, Connection
 from tests.support import drift
 from tests.support.progress import Progress
-from tests.support.reporting import Tally, write_summary
+from tests.support.reporting import Tally, reason_of, write_summary
 from tests.support.verification import Verification
 
 REGRESSIONS = Path(__file__).parent / "tests" / "regressions"
@@ -21,6 +21,7 @@ BASELINE = Path(__file__).parent / "tests" / "baseline.json"
 ENTRIES = pytest.StashKey[list[registry.Entry]]()
 VERIFICATION = pytest.StashKey[Verification]()
 PROGRESS = pytest.StashKey[Progress]()
+REPORT = pytest.StashKey["Report"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,6 +80,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         metavar="N",
         help="random problems per oracle, rank and dtype, instead of the profile's number",
+    )
+    group.addoption(
+        "--report",
+        metavar="DIR",
+        help="write report.html, report.json, summary.md and a folder per finding into DIR",
     )
     group.addoption(
         "--time-limit",
@@ -146,6 +152,12 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
+    is_worker = hasattr(config, "workerinput")  # of pytest-xdist
+    if (directory := config.getoption("--report")) and not is_worker:
+        from tests.support.report import Report
+
+        config.stash[REPORT] = Report(config, Path(directory), entries, verification.tally)
+        config.pluginmanager.register(config.stash[REPORT])
 
 
 def _baseline(config: pytest.Config) -> drift.Rows | None:
@@ -262,6 +274,21 @@ def oracle(request: pytest.FixtureRequest, verification: Verification) -> Iterat
     verification.calm()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[object]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say why a test is red, and what its process has counted so far: for the report."""
+    report = yield
+    if report.failed:
+        mark = item.get_closest_marker("reason")
+        error = call.excinfo.value if call.excinfo else None
+        report.reason = reason_of(error, mark.args[0] if mark else "test")
+    if report.when == "teardown" and item.config.getoption("--report"):
+        report.tally = item.config.stash[VERIFICATION].tally.to_json()
+    return report
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the oracles' processes; crashes that nobody can explain make the run red."""
     config = session.config
@@ -286,7 +313,14 @@ def pytest_testnodedown(node: object) -> None:
         config.stash[VERIFICATION].tally.add_json(output["tally"])
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     """The agreement table, and what else must be said."""
     config = terminalreporter.config
     write_summary(terminalreporter, config.stash[ENTRIES], config.stash[VERIFICATION].tally)
+    if report := config.stash.get(REPORT, None):
+        report.write("interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else "finished")
+        terminalreporter.section("report")
+        if report.problem:
+            terminalreporter.write_line(f"could not be written: {report.problem}", red=True)
+        else:
+            terminalreporter.write_line(str(report.path))

@@ -54,10 +54,12 @@ class NoAnswer(Disagreement):
 class Verdict:
     """What comparing an oracle's answer with the reference says.
 
-    `kind` is "agrees", "differs" or the kind of an `OracleError` ("crashes", "hangs", "raises",
-    "malformed", "does not start"). `results` says of dx, dw, db and y whether they agree, None
-    where the oracle does not claim it; `ratios`, of an oracle that agrees, error / bound of those
-    elements of a result that need not be equal. `log` is what the oracle's process wrote,
+    `kind` is "agrees", "differs", "imprecise" (of a probe) or the kind of an `OracleError`
+    ("crashes", "hangs", "raises", "malformed", "does not start"). `results` says of dx, dw, db and
+    y whether they agree, None where the oracle does not claim it; `ratios`, of an oracle that
+    agrees, error / bound of those elements of a result that need not be equal; `errors`, of the
+    results that differ, how far off each element is, NaN where that is no number. `log` is what the
+    oracle's process wrote,
     `evidence` what makes the fault show. `words` are the message, or what finds it out: only one
     failure in many is shown to somebody, and the court takes its time.
     """
@@ -70,6 +72,7 @@ class Verdict:
     log: str = ""
     evidence: Evidence | None = None
     ratios: dict[str, Array] = field(default_factory=dict)
+    errors: dict[str, Array] = field(default_factory=dict)
 
     @property
     def shown_by(self) -> Evidence:
@@ -83,7 +86,7 @@ class Verdict:
 
     def failure(self) -> Disagreement:
         """The exception for a verdict other than "agrees"; it ends with a script that shows it."""
-        return (Disagreement if self.kind == "differs" else NoAnswer)(self)
+        return (Disagreement if self.kind in ("differs", "imprecise") else NoAnswer)(self)
 
     def check(self) -> None:
         """Raise `failure()` unless the oracle agrees."""
@@ -135,6 +138,7 @@ def judge(
         standard.results(fault.grads) if isinstance(fault, Differs) else {},
         fault.log,
         evidence,
+        errors=standard.errors(fault.grads) if isinstance(fault, Differs) else {},
     )
 
 
@@ -186,6 +190,14 @@ class _Standard:
                 for array in (answer, reference)
             )
         return results
+
+    def errors(self, got: ConvGrads) -> dict[str, Array]:
+        """|got - want| of the results of the right form that are not right, in float64."""
+        return {
+            name: self.expected.error(name, answer).astype(np.float64)
+            for name, answer, _, like in self._compared(got)
+            if not _wrong_form("", name, answer, like) and self.expected.wrong(name, answer).any()
+        }
 
     def ratios(self, got: ConvGrads) -> dict[str, Array]:
         """Error / bound of the elements of each result that need not be equal."""

@@ -150,7 +150,12 @@ def regions_of(problem: ConvProblem) -> list[str]:
 
 
 def regions_in_common(failing: Sequence[ConvProblem], passing: Sequence[ConvProblem]) -> list[str]:
-    """The regions that all of `failing` are in and few of `passing`, the rarest first."""
+    """The regions that all of `failing` are in and few of `passing`, the rarest first.
+
+    Where nothing passes, a region says nothing.
+    """
+    if not passing:
+        return []
     shared = set.intersection(*(set(regions_of(problem)) for problem in failing))
     counts = Counter(name for problem in passing for name in regions_of(problem))
     rare = [name for name in REGIONS if name in shared and counts[name] * _FEW <= len(passing)]

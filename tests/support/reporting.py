@@ -8,16 +8,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from oracles.compare import Verdict
+from oracles.compare import Disagreement, Verdict, reproduction
 from oracles.protocol import describe
 from oracles.registry import Entry
 from oracles.worker import Incident
+from reference.problem import Array
 from reference.rounding import FORMATS, RESULTS
 from tests.support.drift import Row, Rows
-from tests.support.regressions import replay_command
+from tests.support.regressions import problem_to_json, replay_command
 
 COLUMNS = (
     "oracle",
@@ -32,6 +34,8 @@ COLUMNS = (
     "error/bound",
     "seconds",
 )
+_MOST_ELEMENTS = 4096
+SPREAD = 20  # parts that error / bound, from 0 to 1, is counted in
 _NUMERIC = ("problems", "left out by ledger", "weak", "error/bound", "seconds")
 
 
@@ -41,8 +45,10 @@ class Count:
 
     `exact` of those that `agreed` had to be equal. `weak` are the problems in which hardly a fault
     could have shown, `ratio` is the largest error / bound, `bits` what is carried of the mantissa,
-    by dtype and result, `regions` how many problems were in each. `met` of `valid` three levels of
-    the covering array have met, and `missing` have not, though the ledger says nothing of them.
+    by dtype and result, `regions` how many problems were in each. `spread` counts, by result, the
+    problems whose largest error / bound lies in each 20th from 0 to 1. `met` of `valid` three
+    levels of the covering array have met, and `missing` have not, though the ledger says nothing of
+    them.
     """
 
     problems: int = 0
@@ -55,6 +61,7 @@ class Count:
     exact: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
     failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RESULTS, 0))
     bits: dict[str, dict[str, int]] = field(default_factory=dict)
+    spread: dict[str, list[int]] = field(default_factory=dict)
     regions: dict[str, int] = field(default_factory=dict)
     met: int = 0
     valid: int = 0
@@ -69,11 +76,60 @@ class Count:
         return "no answer" if self.unanswered else "-"
 
 
+@dataclass
+class Finding:
+    """What a report says of one disagreement.
+
+    `problem` is in JSON, as it is kept; `errors` holds of each result that is wrong its shape and,
+    of each element, how far off it is, None where that is no number.
+    """
+
+    oracle: str
+    version: str
+    kind: str
+    message: str
+    log: str
+    about: str
+    problem: dict[str, Any]
+    asks: int
+    kept: str
+    script: str
+    errors: dict[str, dict[str, Any]]
+    in_common: str = ""
+    regions: list[str] = field(default_factory=list)
+
+
+def finding_of(verdict: Verdict, version: str, kept: Path | None, script: str | None) -> Finding:
+    """What is known of `verdict`, whose problem is kept in the file `kept`."""
+    evidence = verdict.shown_by
+    return Finding(
+        verdict.oracle,
+        version,
+        verdict.kind,
+        verdict.message,
+        verdict.log,
+        describe(evidence.problem),
+        problem_to_json(evidence.problem),
+        evidence.asks,
+        str(kept or ""),
+        script or reproduction(verdict),
+        {name: _errors_to_json(array) for name, array in verdict.errors.items()},
+    )
+
+
+def _errors_to_json(errors: Array) -> dict[str, Any]:
+    """Shape and elements; of those beyond the first few thousand only how many there are."""
+    elements = [float(error) for error in errors.ravel()[:_MOST_ELEMENTS]]
+    shown = [error if math.isfinite(error) else None for error in elements]
+    return {"shape": errors.shape, "elements": shown}
+
+
 class Tally:
-    """Counts per oracle, and the incidents; can be added up over processes."""
+    """Counts per oracle, findings and incidents; can be added up over processes."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Count] = {}
+        self.findings: list[Finding] = []
         self.incidents: list[str] = []
         self.drift: Rows = {}
         self.power = ""  # the sentence on planted faults
@@ -97,8 +153,11 @@ class Tally:
             if agrees is not None:
                 (count.agreed if agrees else count.failed)[result] += 1
                 count.exact[result] += agrees and result not in verdict.ratios
-        for ratios in verdict.ratios.values():
-            count.ratio = max(count.ratio, float(ratios.max()))
+        for result, ratios in verdict.ratios.items():
+            ratio = float(ratios.max())
+            count.ratio = max(count.ratio, ratio)
+            parts = count.spread.setdefault(result, [0] * SPREAD)
+            parts[min(int(ratio * SPREAD), SPREAD - 1)] += 1
 
     def add_weak(self, oracle: str) -> None:
         """Say of one problem that has been counted that it is weak."""
@@ -145,6 +204,7 @@ class Tally:
         return json.dumps(
             {
                 "counts": counts,
+                "findings": [asdict(finding) for finding in self.findings],
                 "incidents": self.incidents,
                 "drift": rows,
                 "power": self.power,
@@ -155,6 +215,7 @@ class Tally:
         """Add what another process counted."""
         data = json.loads(text)
         self.incidents += data["incidents"]
+        self.findings += [Finding(**finding) for finding in data["findings"]]
         self.power = self.power or data["power"]
         self.drift.update({name: Row(**row) for name, row in data["drift"].items()})
         for oracle, row in data["counts"].items():
@@ -169,6 +230,9 @@ class Tally:
                 count.agreed[result] += row["agreed"][result]
                 count.exact[result] += row["exact"][result]
                 count.failed[result] += row["failed"][result]
+            for result, parts in row["spread"].items():
+                sums = zip(parts, count.spread.get(result, [0] * SPREAD))
+                count.spread[result] = [one + other for one, other in sums]
             for region, problems in row["regions"].items():
                 self.add_region(oracle, region, problems)
             if row["valid"]:
@@ -317,3 +381,21 @@ def rich_table(rows: Sequence[tuple[str, ...]], width: int) -> str:
     text = io.StringIO()
     Console(file=text, force_terminal=True, width=width).print(table)
     return text.getvalue().rstrip()
+
+
+def reason_of(error: BaseException | None, marked: str) -> str:
+    """Why a test is red: what the oracle did, or else what the test is marked with."""
+    kinds = {failure.verdict.kind for failure in _disagreements(error)}
+    if kinds & {"crashes", "hangs", "does not start"}:
+        return "crash"
+    if "differs" in kinds:
+        return "disagreement"
+    if "imprecise" in kinds:
+        return "precision"
+    return "no answer" if kinds else marked
+
+
+def _disagreements(error: BaseException | None) -> list[Disagreement]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _disagreements(part)]
+    return [error] if isinstance(error, Disagreement) else []

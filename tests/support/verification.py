@@ -34,7 +34,7 @@ from tests.support.regressions import (
     save,
     save_worst,
 )
-from tests.support.reporting import Tally
+from tests.support.reporting import Tally, finding_of
 from tests.support.scripts import standalone
 
 _MOST_FINDINGS = 30  # in one test that keeps going
@@ -272,7 +272,7 @@ class Verification:
                         f"{oracle.name} promises {dtype}, {precision} bits, but its {name} carries "
                         f"{bits} [{describe(problem)}]"
                     )
-                    least, short = bits, Verdict(oracle.name, problem, "differs", words)
+                    least, short = bits, Verdict(oracle.name, problem, "imprecise", words)
         if short is not None:
             raise short.failure()
         return asked
@@ -375,6 +375,9 @@ class Verification:
             failures[-1].add_note(str(region))
             if regions := seen.regions(failures[-1].verdict):
                 failures[-1].add_note(f"regions: {'; '.join(regions)}")
+            if self.tally.findings:
+                finding = self.tally.findings[-1]
+                finding.in_common, finding.regions = str(region), regions
             if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
                 break
             seen.leave_out(failures[-1].verdict)
@@ -409,25 +412,27 @@ class Verification:
             connection.calm()
 
     def _keep(self, verdict: Verdict) -> str:
-        """Keep the problem of `verdict`; returns what to tell the user."""
-        if verdict.kind == NotStarted.kind:
-            return "not kept: no problem is to blame"
+        """Keep the problem of `verdict`, and count the finding; returns what to tell the user."""
         entry = self.entry(verdict.oracle)
-        script, alone = None, ""
+        version, script, alone, path = entry.version or "", None, "", None
         try:
             script = standalone(verdict, entry)
         except Exception as error:  # of the oracle's own `script`; the finding must not be lost
             alone = f"\nno standalone script: {type(error).__name__}: {error}"
-        try:
-            path = save(verdict, entry.version or "", self._regressions, script)
-        except OSError as error:
-            return f"could not be kept in {self._regressions}: {error.strerror}"
-        if script is not None:
-            alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
-        return (
-            f"kept; to see it again: {replay_command(verdict.oracle, path)}"
-            f"{alone}{self._doubt(verdict)}"
-        )
+        if verdict.kind == NotStarted.kind:
+            words = "not kept: no problem is to blame"
+        else:
+            try:
+                path = save(verdict, version, self._regressions, script)
+            except OSError as error:
+                words = f"could not be kept in {self._regressions}: {error.strerror}"
+        if path is not None:
+            if script is not None:
+                alone = f"\nwith nothing but the framework: python {path.with_suffix('.py')}"
+            again = replay_command(verdict.oracle, path)
+            words = f"kept; to see it again: {again}{alone}{self._doubt(verdict)}"
+        self.tally.findings.append(finding_of(verdict, version, path, script))
+        return words
 
     def _doubt(self, verdict: Verdict) -> str:
         """What to add if a difference is not there in a new process; else ""."""

@@ -13,6 +13,7 @@ from tests.support.verification import Verification
 _PROBLEMS = 25  # of each check; right answers are asked for elsewhere, of many more
 
 
+@pytest.mark.reason("contract")
 @pytest.mark.parametrize("check", CHECKS)
 def test_contract(oracle: Connection, check: str, verification: Verification) -> None:
     """No problem is found on which the promise is broken, but for those the ledger knows."""

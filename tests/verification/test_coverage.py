@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
@@ -20,6 +21,7 @@ from tests.support.verification import Verification
 _A_TURN = 250  # random problems to one of each region: those of the profile ci
 
 
+@pytest.mark.reason("empty region")
 def test_every_three_classes_meet(oracle: Connection, verification: Verification) -> None:
     """In some problem each: of strides, padding, dilation, groups, values, layout and so on."""
     __tracebackhide__ = True
@@ -28,6 +30,7 @@ def test_every_three_classes_meet(oracle: Connection, verification: Verification
     assert not missing, f"{oracle.name} was not asked where these meet: {'; '.join(missing)}"
 
 
+@pytest.mark.reason("empty region")
 def test_every_region(oracle: Connection, verification: Verification) -> None:
     """Problems of each region that the oracle's domain has, on integers and on reals."""
     __tracebackhide__ = True

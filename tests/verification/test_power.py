@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import settings
 
 from tests.support.mutants import MUTANTS
@@ -14,6 +15,7 @@ from tests.support.verification import Verification
 LEAST = 148  # faults that a run catches; with more of them planted this grows, and never shrinks
 
 
+@pytest.mark.reason("lost power")
 def test_planted_faults_are_caught(verification: Verification) -> None:
     """Every mutant is, by what this run asks of an oracle; the sentence closes the report."""
     found = hunt(MUTANTS, verification.seed, settings().max_examples)
