@@ -162,9 +162,13 @@ class Report:
                 ),
             },
             "oracles": [self._oracle(entry, tally) for entry in self._entries],
-            "findings": [
-                {**asdict(finding), "folder": self._file(finding)} for finding in tally.findings
-            ],
+            "findings": list(
+                {
+                    folder: {**asdict(finding), "folder": folder}
+                    for finding in tally.findings
+                    if (folder := self._file(finding))
+                }.values()
+            ),
             "seen once": tally.incidents,
             "power": tally.power,
             "environment": self._environment(),
