@@ -59,6 +59,21 @@ class Layer:
         )
         return x, w, dy
 
+    def record(self) -> dict[str, Any]:
+        """What a line of the file says."""
+        return {
+            "network": self.network,
+            "batch": self.x[0],
+            "in_channels": self.x[-1],
+            "out_channels": self.w[-1],
+            "groups": self.params.groups,
+            "in_spatial": self.x[1:-1],
+            "kernel": self.w[:-2],
+            "stride": self.params.stride,
+            "padding": self.params.padding,
+            "dilation": self.params.dilation,
+        }
+
     def __str__(self) -> str:
         x, w, stride = map(_sizes, (self.x[1:-1], self.w[:-2], self.params.stride))
         words = f"{self.network} {self.x[0]} of {x}, {self.x[-1]} to {self.w[-1]}, {w}"
@@ -70,10 +85,11 @@ class Layer:
 @lru_cache(maxsize=1)
 def real_layers() -> tuple[Layer, ...]:
     """All of the file."""
-    return tuple(_layer(json.loads(line)) for line in _FILE.read_text().splitlines())
+    return tuple(layer_of(json.loads(line)) for line in _FILE.read_text().splitlines())
 
 
-def _layer(record: dict[str, Any]) -> Layer:
+def layer_of(record: dict[str, Any]) -> Layer:
+    """The layer that a line of the file says."""
     groups, channels = record["groups"], record["in_channels"]
     padding = tuple(map(tuple, record["padding"]))
     return Layer(
