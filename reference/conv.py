@@ -101,4 +101,4 @@ def _sum(dy: Array) -> Array:
         rows = dy.reshape(-1, dy.shape[-1])
         db: Array = np.ones(len(rows), dy.dtype) @ rows
         return db
-    return dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype)
+    return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))

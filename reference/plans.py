@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import product
+from operator import iadd
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -21,10 +22,10 @@ Grads: TypeAlias = tuple[Array, Array]
 Cells: TypeAlias = tuple[slice, ...]
 
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
-_PRODUCTS = 1 << 14  # elements of a block that is multiplied element by element
+_PRODUCTS = 1 << 16  # elements of a block that is multiplied element by element
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
-_FEW = 8  # channels that are not worth a matrix product
-_SPARSE = 4  # times the input: where it is padded to so much, most taps lie in the padding
+_FEW = 8  # channels, or filters of one, that a matrix product is too large a tool for
+_SPARSE = 4  # times as large as the input
 
 
 class Plan(NamedTuple):
@@ -44,24 +45,27 @@ class Plan(NamedTuple):
 def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
     """The name of the plan that is fastest, for x (N, *S, C), w (*K, C/groups, F)."""
     fitting = [name for name, plan in PLANS.items() if plan.fits(x_shape, w_shape, params)]
+    channels, filters = x_shape[-1], w_shape[-1]
     if "point" in fitting:
         return "point"
-    sizes = zip(x_shape[1:-1], params.padding)
-    padded = math.prod(size + lo + hi for size, (lo, hi) in sizes)
-    if padded > _SPARSE * math.prod(x_shape[1:-1]):
+    if _is_sparse(x_shape, params):
         return "taps"
-    if "depthwise" in fitting:
+    if "depthwise" in fitting and filters <= _FEW * channels:
         return "depthwise"
-    channels, filters = x_shape[-1], w_shape[-1]
-    if (
-        "x columns" in fitting
-        and channels <= _FEW
-        and (channels < filters or "dy columns" not in fitting)
-    ):
-        return "x columns"
+    if "x columns" in fitting and channels <= _NARROW:
+        is_strided = "dy columns" not in fitting
+        if 4 * channels <= filters or (is_strided and channels <= _FEW):
+            return "x columns"
     if "dy columns" in fitting and min(channels, filters) <= _NARROW:
         return "dy columns"
     return "taps"
+
+
+def _is_sparse(x_shape: Size, params: ConvParams) -> bool:
+    """Whether the padded input is so large that most taps lie in the padding."""
+    sizes = zip(x_shape[1:-1], params.padding)
+    padded = math.prod(size + lo + hi for size, (lo, hi) in sizes)
+    return padded > _SPARSE * math.prod(x_shape[1:-1])
 
 
 def _is_point(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
@@ -193,68 +197,96 @@ def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> G
     dX is itself a convolution, of dy with the reversed kernel, where the stride is 1; dW is
     x^T @ columns.
     """
-    rank, filters = params.rank, w.shape[-1]
-    reverse = (slice(None, None, -1),) * rank
-    padding = tuple(
-        ((taps - 1) * d - lo, size - 1 + lo - (out - 1))
-        for taps, d, (lo, _), size, out in zip(
-            w.shape, params.dilation, params.padding, x.shape[1:], dy.shape[1:]
-        )
-    )
-    windows = _windows(_padded(dy, padding), w.shape[:-2], params)
-    w_rows = _rows(np.ascontiguousarray(w[reverse].swapaxes(-1, -2)))
+    kernel, rank = w.shape[:-2], params.rank
+    padding = _dy_padding(x.shape, kernel, dy.shape, params)
+    windows = _windows(_padded(dy, padding), kernel, params)
+    w_rows = _rows(np.ascontiguousarray(_reversed(w, rank).swapaxes(-1, -2)))
     dx, dw_rows = np.empty(x.shape, x.dtype), np.zeros(w_rows.shape, w.dtype)
     for block in _blocks(x.shape[:-1], _COLUMNS // len(w_rows)):
         columns = windows[block].reshape(-1, len(w_rows))
         dw_rows += columns.T @ _rows(x[block])
         np.matmul(columns, w_rows, out=_rows(dx[block]))
-    dw = dw_rows.reshape(*w.shape[:-2], filters, -1)[reverse].swapaxes(-1, -2)
+    dw = _reversed(dw_rows.reshape(*kernel, w.shape[-1], -1), rank).swapaxes(-1, -2)
     return dx, np.ascontiguousarray(dw)
 
 
 def _depthwise_forward(x: Array, w: Array, params: ConvParams) -> Array:
-    """No matrix product: a channel's filters see that channel alone."""
-    kernel, channels = w.shape[:-2], x.shape[-1]
-    windows = _windows(_padded(x, params.padding), kernel, params)
-    y = np.zeros((*windows.shape[: x.ndim - 1], channels, w.shape[-1] // channels), x.dtype)
-    for m in range(y.shape[-1]):
-        rows = _repeated(w[..., m :: y.shape[-1]], y.shape[-3])
-        for block in _blocks(y.shape[:-2], _PRODUCTS // channels):
-            row = slice(y[block].shape[-3])
-            for tap in product(*map(range, kernel)):
-                y[(*block, ..., m)] += windows[block + tap] * rows[tap][row]
+    """No matrix product, but y = sum over taps of the windows * w, channel by channel."""
+    windows = _windows(_padded(x, params.padding), w.shape[:-2], params)
+    places, taps, channel = _axes(params.rank)
+    w = _by_channel(w[..., 0, :], x.shape[-1])
+    y = np.empty((*windows.shape[: x.ndim - 1], *w.shape[-2:]), x.dtype)
+    for m in range(w.shape[-1]):
+        w_m, y_m = np.ascontiguousarray(w[..., m]), y[..., m]
+        np.einsum(windows, places + taps + channel, w_m, taps + channel, places + channel, out=y_m)
     return y.reshape(*y.shape[:-2], -1)
 
 
 def _depthwise_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
-    """Per tap, with x_tap the inputs that it reads: dX at x_tap += dy * w, dW = sum(x_tap * dy)."""
-    kernel, channels = w.shape[:-2], x.shape[-1]
-    padded = _padded(x, params.padding)
-    dx_padded = np.zeros(padded.shape, x.dtype)
-    windows, dx_windows = (_windows(array, kernel, params) for array in (padded, dx_padded))
-    dw = np.empty(w.shape, w.dtype)
-    axes = range(x.ndim)
-    multiplier = w.shape[-1] // channels
-    for m in range(multiplier):
-        dy_m = np.ascontiguousarray(dy[..., m::multiplier])
-        rows = _repeated(w[..., m::multiplier], dy.shape[-2])
-        dw_rows = np.zeros(rows.shape, w.dtype)
-        for block in _blocks(dy_m.shape[:-1], _PRODUCTS // channels):
-            dy_block = dy_m[block]
-            row = slice(dy_block.shape[-2])
-            for tap in product(*map(range, kernel)):
-                dx_windows[block + tap] += dy_block * rows[tap][row]
-                dw_rows[tap][row] += np.einsum(
-                    windows[block + tap], axes, dy_block, axes, axes[-2:]
-                )
-        dw[..., 0, m::multiplier] = dw_rows.sum(axis=-2)
-    return _unpadded(dx_padded, x.shape, params.padding), dw
+    """For each filter of a channel: dW = sum over outputs of the windows * dy."""
+    windows = _windows(_padded(x, params.padding), w.shape[:-2], params)
+    places, taps, channel = _axes(params.rank)
+    by_m = [np.moveaxis(_by_channel(array, x.shape[-1]), -1, 0) for array in (w[..., 0, :], dy)]
+    dw = np.empty(by_m[0].shape, w.dtype)
+    for dw_m, dy_m in zip(dw, by_m[1]):
+        dy_m = np.ascontiguousarray(dy_m)
+        np.einsum(
+            windows, places + taps + channel, dy_m, places + channel, taps + channel, out=dw_m
+        )
+    del windows
+    dx_of = _depthwise_dx_gathered if max(params.stride) == 1 else _depthwise_dx_spread
+    parts = (
+        dx_of(x.shape, np.ascontiguousarray(w_m), np.ascontiguousarray(dy_m), params)
+        for w_m, dy_m in zip(*by_m)
+    )
+    dx: Array = reduce(iadd, parts)
+    return dx, np.moveaxis(dw, 0, -1).reshape(w.shape)
 
 
-def _repeated(w: Array, outputs: int) -> Array:
-    """(*K, 1, C) for a row of outputs, or of as many as a block has: (*K, O, C)."""
-    outputs = min(outputs, max(1, _PRODUCTS // w.shape[-1]))
-    return np.ascontiguousarray(np.broadcast_to(w, (*w.shape[:-2], outputs, w.shape[-1])))
+def _depthwise_dx_gathered(x_shape: Size, w: Array, dy: Array, params: ConvParams) -> Array:
+    """With a stride of 1: dX (N, *S, C) = sum over taps of the windows of dy * the reversed w."""
+    padding = _dy_padding(x_shape, w.shape[:-1], dy.shape, params)
+    windows = _windows(_padded(dy, padding), w.shape[:-1], params)
+    places, taps, channel = _axes(params.rank)
+    w = np.ascontiguousarray(_reversed(w, params.rank))
+    dx: Array = np.einsum(windows, places + taps + channel, w, taps + channel, places + channel)
+    return dx
+
+
+def _depthwise_dx_spread(x_shape: Size, w: Array, dy: Array, params: ConvParams) -> Array:
+    """Per tap: dX += dy * w at the inputs that the tap reads."""
+    sizes = (size + lo + hi for size, (lo, hi) in zip(x_shape[1:], params.padding))
+    dx_padded = np.zeros((x_shape[0], *sizes, x_shape[-1]), dy.dtype)
+    windows = _windows(dx_padded, w.shape[:-1], params)
+    for block in _blocks(dy.shape[:-1], _PRODUCTS // x_shape[-1]):
+        for tap in product(*map(range, w.shape[:-1])):
+            windows[block + tap] += dy[block] * w[tap]
+    return _unpadded(dx_padded, x_shape, params.padding)
+
+
+def _axes(rank: int) -> tuple[list[int], list[int], list[int]]:
+    """Numbers, for np.einsum, of the axes N and *O, of *K, and of C."""
+    return [*range(rank + 1)], [*range(rank + 1, 2 * rank + 1)], [2 * rank + 1]
+
+
+def _by_channel(array: Array, channels: int) -> Array:
+    """(*M, F) as (*M, C, F / C), a view."""
+    return array.reshape(*array.shape[:-1], channels, array.shape[-1] // channels)
+
+
+def _reversed(w: Array, rank: int) -> Array:
+    """W (*K, ...) with its taps from last to first."""
+    return w[(slice(None, None, -1),) * rank]
+
+
+def _dy_padding(x_shape: Size, kernel: Size, dy_shape: Size, params: ConvParams) -> Padding:
+    """What dy needs around it, if the stride is 1, to have a window of as many taps per input."""
+    return tuple(
+        ((taps - 1) * d - lo, size - 1 + lo - (out - 1))
+        for taps, d, (lo, _), size, out in zip(
+            kernel, params.dilation, params.padding, x_shape[1:], dy_shape[1:]
+        )
+    )
 
 
 def _rows(array: Array) -> Array:

@@ -64,9 +64,9 @@ def test_every_promise_is_listed() -> None:
 @each_rank
 @pytest.mark.parametrize("name", BREAKING)
 def test_who_breaks_the_rule_is_caught(name: str, rank: int) -> None:
-    """In the result that is wrong, within as many problems as a developer's run has."""
+    """In the result that is wrong, within as many problems as a run of the profile ci has."""
     with pytest.raises(Disagreement, match=rf"zoo:{name} ({BREAKING[name]})\["):
-        verify(name, drawn(zoo.Promising.domain, rank, "float32"), 50)
+        verify(name, drawn(zoo.Promising.domain, rank, "float32"), 250)
 
 
 @each_fill

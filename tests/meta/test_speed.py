@@ -1,0 +1,99 @@
+"""The benchmark of speed: who is asked, what is counted, and what is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from reference import ConvParams
+from tests.benchmarks import speed, speed_rivals
+from tests.benchmarks.speed import TINY, flatness, ratio, rival, summary, times
+from tests.support.layers import Layer, layer_of, real_layers
+
+
+def test_the_layers() -> None:
+    """Of all ranks and kinds, and each is what its own record says."""
+    layers = real_layers()
+    assert len(layers) == 72
+    assert {layer.params.rank for layer in layers} == {1, 2, 3}
+    assert {layer.kind for layer in layers} == {"dense", "pointwise", "grouped", "depthwise"}
+    for layer in layers:
+        assert layer_of(json.loads(json.dumps(layer.record()))) == layer
+        assert 1e3 < layer.products < 1e9
+
+
+def test_what_a_layer_counts() -> None:
+    """Multiply-adds and elements, by hand."""
+    layer = Layer("", (2, 5, 4), (3, 2, 6), ConvParams((1,), ((0, 0),), (1,), 2))
+    assert layer.dy == (2, 3, 6)
+    assert layer.products == 2 * 3 * 6 * 3 * 2
+    assert layer.elements == 2 * 40 + 2 * 36 + 36
+
+
+def test_a_rival_answers() -> None:
+    """Ours, in another process, gets ready and says how long it takes."""
+    with rival("ours", 1, sys.executable) as ask:
+        found = times({"ours": (ask, {"dtype": "float64"})}, TINY, 3)
+    assert isinstance(found["ours"], float)
+    assert 0 < found["ours"] < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("ours", {"plan": "no"}, "ValueError: plan='no'"),
+        ("nobody", {}, "KeyError: 'nobody'"),
+    ],
+)
+def test_a_rival_that_refuses(name: str, options: dict[str, str], words: str) -> None:
+    """What it says is kept, and it is not asked for a time."""
+    with rival(name, 1, sys.executable) as ask:
+        found = times({name: (ask, {"dtype": "float32", **options})}, TINY, 1)
+    assert str(found[name]).startswith(words)
+
+
+def test_the_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean of as many calls as the least time takes."""
+    clock = iter([0.0, 0.5, 1.0, 1.5])
+    monkeypatch.setattr(speed_rivals.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(speed_rivals, "LEAST", 1.2)
+    calls: list[int] = []
+    assert speed_rivals.seconds_of(lambda: calls.append(0)) == 0.5
+    assert len(calls) == 3
+
+
+def test_ratios() -> None:
+    """Of ours to theirs, where there are both; the mean is geometric."""
+    assert ratio({"ours": 1.0, "pytorch": 4.0}, "pytorch") == 0.25
+    assert ratio({"ours": 1.0, "pytorch": "refused"}, "pytorch") is None
+    assert summary([0.5, 2.0, 1.0]) == ["1.00", "0.50", "2.00", "3"]
+    assert summary([]) == ["-", "-", "-", "0"]
+
+
+def test_flatness() -> None:
+    """The largest time per multiply-add to the least."""
+    [(what, layers), *_] = speed.GROWING.items()
+    even = [{"ours": layer.products * 1e-9} for layer in layers]
+    assert flatness({what: even}) == pytest.approx(1)
+    even[2] = {"ours": layers[2].products * 5e-9}
+    assert flatness({what: even}) == pytest.approx(5)
+
+
+def test_the_command_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has a line for each layer and each rival, and the plot can be read."""
+    few = tuple(layer for layer in real_layers() if layer.products < 1e5)
+    monkeypatch.setattr(speed, "real_layers", lambda: few)
+    monkeypatch.setattr(speed, "GROWING", {"small": [TINY]})
+    monkeypatch.setattr(speed, "FAST", ("ours",))
+    monkeypatch.setattr(speed, "THREADS", (1,))
+    speed.main(["--rounds=1", f"--to={tmp_path}"])
+    text = (tmp_path / "speed.md").read_text()
+    assert text in capsys.readouterr().out
+    assert all(f"| {layer} |" in text for layer in few)
+    assert ElementTree.parse(tmp_path / "speed.svg").getroot().tag.endswith("svg")

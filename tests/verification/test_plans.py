@@ -1,0 +1,243 @@
+"""Every plan of the reference, asked in turn: the same sums, within the memory that is promised."""
+
+from __future__ import annotations
+
+import math
+import re
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from oracles.protocol import Box, Domain
+from reference import (
+    ConvParams,
+    ConvProblem,
+    conv,
+    conv_backward,
+    conv_forward,
+    naive_conv_backward,
+    naive_conv_forward,
+)
+from reference.plans import PLANS, choose
+from reference.problem import RANKS, Array
+from tests.support.layers import Layer, real_layers
+from tests.support.regions import REGIONS
+from tests.support.space import Condition, Wish, can_be, problems_like, table
+from tests.support.strategies import problems, special_problems
+
+ANY_DTYPE = ("float16", "bfloat16", "float32", "float64")
+BOXES = {  # what each plan takes
+    "point": Box(RANKS, ANY_DTYPE, ("one",), "one", padding="zero", empty_batch=False),
+    "depthwise": Box(RANKS, ANY_DTYPE, ("depthwise",), empty_batch=False),
+    "x columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
+    "dy columns": Box(RANKS, ANY_DTYPE, ("one",), "one", empty_batch=False),
+    "taps": Box(RANKS, ANY_DTYPE),
+}
+LIMIT = 2048  # elements of x and of w: the definition is slow
+ANY = Domain(BOXES["taps"])
+each_plan = pytest.mark.parametrize("plan", BOXES)
+each_rank = pytest.mark.parametrize("rank", RANKS)
+
+
+def test_every_plan_is_asked() -> None:
+    """None is left out here."""
+    assert set(BOXES) == set(PLANS)
+
+
+def same(got: Array, want: Array) -> bool:
+    """Equal in shape, dtype and every value; NaN equals NaN."""
+    equal = (got == want) | ((got != got) & (want != want))
+    return got.shape == want.shape and got.dtype == want.dtype and bool(np.all(equal))
+
+
+def check(plan: str, p: ConvProblem) -> None:
+    """Assert that `plan` gives what the definition gives, from inputs that it may not write to."""
+    x, w, dy = (array.view() for array in (p.x, p.w, p.dy))
+    for array in (x, w, dy):
+        array.flags.writeable = False
+    got = conv_backward(x, w, dy, p.params, plan=plan)
+    want = naive_conv_backward(x, w, dy, p.params)
+    for name in ("dx", "dw", "db"):
+        assert same(getattr(got, name), getattr(want, name)), f"{plan}: {name} {p!r:.2000}"
+    y = conv_forward(x, w, p.b, p.params, plan=plan)
+    assert same(y, naive_conv_forward(x, w, p.b, p.params)), f"{plan}: y {p!r:.2000}"
+
+
+def one_tap(condition: Condition | None) -> Condition:
+    """The condition, of axes of one tap."""
+    return lambda a: (a.taps == 1) & (True if condition is None else condition(a))
+
+
+def narrowed(plan: str, wish: Wish, rank: int) -> Wish:
+    """What is left of a region where a plan takes one tap alone."""
+    if plan != "point":
+        return wish
+    others = one_tap(wish.others) if rank > 1 else wish.others
+    return replace(wish, axis=one_tap(wish.axis), others=others)
+
+
+@each_plan
+@pytest.mark.parametrize("region", REGIONS)
+def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
+    """Bit for bit the definition, of every rank of which the region and the plan have problems."""
+    domain = Domain(BOXES[plan])
+    for rank in RANKS:
+        wish = narrowed(plan, REGIONS[region], rank)
+        if not wish.above:
+            wish = replace(wish, limit=LIMIT)
+        beside = wish.others is None or wish.others(table()).any()
+        if beside and can_be(wish, domain, rank, "float32"):
+            drawn = problems_like(wish, domain, rank, "float32", "integers")
+
+            @settings(
+                max_examples=2, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+            )
+            @given(drawn)
+            def agrees(problem: ConvProblem) -> None:
+                check(plan, problem)
+
+            agrees()
+
+
+@each_rank
+@pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
+def test_every_plan_is_exact_on_random_problems(plan: str, rank: int) -> None:
+    """Bit for bit the definition; of 16-bit formats too, which are summed in float32."""
+
+    @settings(max_examples=25)
+    @given(st.sampled_from(ANY_DTYPE).flatmap(partial(problems, Domain(BOXES[plan]), rank)))
+    def agrees(problem: ConvProblem) -> None:
+        check(plan, problem)
+
+    agrees()
+
+
+@each_rank
+@pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
+def test_every_plan_keeps_special_values_where_they_belong(plan: str, rank: int) -> None:
+    """NaN and Inf reach what the definition says, and none comes out of padding that is stored."""
+
+    @settings(max_examples=25)
+    @given(special_problems(Domain(BOXES[plan]), rank, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        with np.errstate(invalid="ignore"):
+            check(plan, problem)
+
+    agrees()
+
+
+@each_plan
+@pytest.mark.parametrize("dtype", [np.longdouble, np.int16, np.uint16, np.int32, np.int64])
+def test_every_plan_takes_other_numbers(plan: str, dtype: Any) -> None:
+    """Integers of 16 bits are not taken for floating-point numbers."""
+    check(plan, PROBLEMS[plan](dtype))
+
+
+@each_plan
+@pytest.mark.parametrize("name", ["y", "dx", "dw"])
+def test_a_wrong_plan_is_seen(plan: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One element that is off by one is enough; and it is this plan that has been asked."""
+    right = PLANS[plan]
+
+    def forward(x: Array, w: Array, params: ConvParams) -> Array:
+        y = right.forward(x, w, params)
+        y.flat[-1] += 1
+        return y
+
+    def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, Array]:
+        grads = right.backward(x, w, dy, params)
+        grads[name == "dw"].flat[-1] += 1
+        return grads
+
+    wrong = right._replace(forward=forward) if name == "y" else right._replace(backward=backward)
+    check(plan, PROBLEMS[plan](np.float32))
+    monkeypatch.setattr(conv, "PLANS", {**PLANS, plan: wrong})
+    with pytest.raises(AssertionError, match=f"{plan}: {name}"):
+        check(plan, PROBLEMS[plan](np.float32))
+
+
+def integers_of(
+    x: tuple[int, ...], w: tuple[int, ...], params: ConvParams, dtype: Any
+) -> ConvProblem:
+    """Integers that no unsigned type is too narrow for."""
+    layer = Layer("", x, w, params)
+    arrays = (
+        (np.arange(math.prod(shape)) * 7 % 11).reshape(shape).astype(dtype)
+        for shape in (layer.x, layer.w, layer.w[-1:], layer.dy)
+    )
+    return ConvProblem(*arrays, params)
+
+
+PROBLEMS = {
+    "point": partial(integers_of, (2, 4, 3, 5), (1, 1, 5, 6), ConvParams()),
+    "depthwise": partial(
+        integers_of, (2, 6, 5, 4), (3, 2, 1, 8), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1), 4)
+    ),
+    "x columns": partial(
+        integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1))
+    ),
+    "dy columns": partial(
+        integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 1), ((1, 0), (0, 2)), (2, 1))
+    ),
+    "taps": partial(
+        integers_of, (2, 6, 5, 4), (3, 2, 2, 6), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1), 2)
+    ),
+}
+
+
+@given(st.sampled_from(RANKS).flatmap(lambda rank: problems(ANY, rank, "float32")))
+def test_the_chosen_plan_fits(problem: ConvProblem) -> None:
+    """Whatever the shapes are."""
+    shapes = problem.x.shape, problem.w.shape, problem.params
+    assert PLANS[choose(*shapes)].fits(*shapes)
+
+
+def test_every_plan_is_of_use() -> None:
+    """Each is chosen for some layer of a published network."""
+    chosen = {choose(layer.x, layer.w, layer.params) for layer in real_layers()}
+    assert chosen == set(PLANS)
+
+
+@pytest.mark.parametrize("plan", ["point", "depthwise", "dy columns", "fastest"])
+def test_a_plan_that_does_not_fit_is_refused(plan: str) -> None:
+    """The error names those that do."""
+    p = PROBLEMS["x columns"](np.float32)
+    allowed = re.escape("'x columns', 'taps'")
+    with pytest.raises(ValueError, match=f"plan={plan!r}: .*{allowed}"):
+        conv_backward(p.x, p.w, p.dy, p.params, plan=plan)
+    with pytest.raises(ValueError, match=f"plan={plan!r}: .*{allowed}"):
+        conv_forward(p.x, p.w, None, p.params, plan=plan)
+
+
+LARGE = Layer("224", (8, 224, 224, 64), (3, 3, 64, 8), ConvParams(padding=((1, 1), (1, 1))))
+
+
+@pytest.mark.parametrize("layer", [*real_layers(), LARGE], ids=str)
+def test_memory(layer: Layer) -> None:
+    """Beside the results at most twice the bytes of x, w, y, dX and dW together are in use."""
+    arrays = [np.zeros(shape, np.float32) for shape in (layer.x, layer.w, layer.dy)]
+    results = 4 * (math.prod(layer.x) + math.prod(layer.w))
+    peak = peak_of(lambda: conv_backward(*arrays, layer.params))
+    assert peak - results <= 2 * 4 * layer.elements
+
+
+def test_memory_is_seen() -> None:
+    """Arrays that are let go of before the end count."""
+    assert peak_of(lambda: np.zeros(10**6).sum()) > 8 * 10**6
+
+
+def peak_of(call: Callable[[], object]) -> int:
+    """The most bytes that a call has in use at once, NumPy's arrays included."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
