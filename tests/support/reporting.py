@@ -197,6 +197,8 @@ def write_summary(
     reporter: pytest.TerminalReporter, entries: Sequence[Entry], tally: Tally
 ) -> None:
     """The agreement table, if anything was asked, and the incidents."""
+    from tests.support.side_by_side import change_lines  # which imports this module
+
     if tally.counts:
         reporter.section("agreement with the NumPy reference")
         rows = table_rows(entries, tally)
@@ -209,6 +211,10 @@ def write_summary(
     if precision := precision_lines(entries, tally):
         reporter.section("bits of the mantissa carried")
         for line in precision:
+            reporter.write_line(line)
+    if changes := change_lines(entries, tally):
+        reporter.section("between interpreters")
+        for line in changes:
             reporter.write_line(line)
     if covered := coverage_lines(entries, tally):
         reporter.section("problem space")
