@@ -132,6 +132,15 @@ class Variant:
         return _Call(name, arguments, pads if kind == "tf.pad" else None, shape)
 
 
+_OF_GRAPHS = Domain(
+    Box(ranks=(1, 2), dtypes=("float32",)),
+    # conv3d: "Negative dimension size", as if the dilation of one axis were that of another
+    Box(ranks=(3,), dtypes=("float32",), groups=("one",), dilation="one"),
+    *_without_onednn(_OTHERS),
+    accumulation=NARROW,
+)
+
+
 @dataclass(frozen=True)
 class Graph:
     """The same in a tf.function, gradients included, compiled by XLA if `compiled`."""
@@ -139,7 +148,7 @@ class Graph:
     compiled: bool = False
     distribution: tuple[str, ...] = distribution
     preload: tuple[str, ...] = preload
-    domain: Domain = domain
+    domain: Domain = _OF_GRAPHS
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """dX, dW, db and y."""
