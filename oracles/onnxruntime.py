@@ -14,6 +14,7 @@ from oracles.protocol import Box, Domain
 from reference.problem import Array, ConvGrads, ConvProblem
 
 distribution = "onnxruntime"
+installs = "onnxruntime onnx"
 required = False
 preload = ("onnxruntime", "onnx.helper")
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float32",), empty_batch=False))

@@ -63,7 +63,7 @@ class Entry:
     @property
     def missing(self) -> str:
         """The sentence for an oracle that is not installed, with the line that installs it."""
-        wanted = distributions(self.oracle)[0]
+        wanted = getattr(self.oracle, "installs", distributions(self.oracle)[0])
         pip = "pip install -c constraints.txt"
         if "@" in self.name:
             pip = f"{self.python} -m pip install"

@@ -186,3 +186,13 @@ def test_what_a_table_says_of_crashes_and_wrong_answers(monkeypatch: pytest.Monk
     assert found == [{"right", "wrong"}, {"wrong", "crashes"}]
     assert probe.row([plain]) == "right / wrong"
     assert "1-D float32" in probe.wrong[plain]
+
+
+def test_the_line_that_installs() -> None:
+    """An oracle that needs more than the distribution it is named after says so."""
+    entry = replace(find("onnxruntime"), version=None)
+    assert entry.missing == (
+        "onnxruntime is not installed: pip install -c constraints.txt onnxruntime onnx"
+    )
+    assert not entry.required
+    assert find("pytorch").required
