@@ -137,6 +137,11 @@ def test_missing_and_asked_for_is_an_error(
     assert f"ERROR: {INSTALL_LINE}" in output
 
 
+def test_what_make_does_not_install_is_not_required() -> None:
+    """JAX and others are skipped where they are missing, in a run that requires all oracles too."""
+    assert run_pytest("--require-oracles", "--collect-only", EXACT)[0] == pytest.ExitCode.OK
+
+
 def test_a_wrong_oracle_turns_the_run_red() -> None:
     """One line of verdict, a constructor that can be pasted, the table, exit code 1."""
     name = "tests.support.mutants.dx:dx_group_offset"

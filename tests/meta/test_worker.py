@@ -351,7 +351,10 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pytorch:contigous", "pytorch has no variant 'contigous': known are pytorch:contiguous"),
+        (
+            "pytorch:contigous",
+            "pytorch has no variant 'contigous': known are pytorch:aten, pytorch:",
+        ),
         ("pytorch:contigous", "did you mean 'pytorch:contiguous'?"),
         ("numerical:fast", "numerical has no variant 'fast': known are none"),
         ("pytorch[]", "[] must be KEY=VALUE,..."),
