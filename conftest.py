@@ -134,9 +134,12 @@ def pytest_configure(config: pytest.Config) -> None:
         entries = [registry.find(name) for name in names]
     except ValueError as error:
         raise pytest.UsageError(f"--oracle: {error}") from None
-    missing = [entry.missing for entry in entries if not entry.installed]
-    if missing and (asked or config.getoption("--require-oracles")):
-        raise pytest.UsageError("\n".join(missing))
+    missing = [entry for entry in entries if not entry.installed]
+    if not asked:
+        required = config.getoption("--require-oracles")
+        missing = [entry for entry in missing if required and entry.required]
+    if missing:
+        raise pytest.UsageError("\n".join(entry.missing for entry in missing))
     config.stash[ENTRIES] = entries
     config.stash[VERIFICATION] = verification = Verification(
         [entry for entry in entries if entry.installed],

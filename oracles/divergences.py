@@ -27,6 +27,13 @@ _ISA_WITHOUT = {  # what each limit does without, as flags begin
 }
 
 
+# Variants that come to the kernels of their oracle in another way, and have its defects.
+_SAME_KERNELS = {
+    **dict.fromkeys(("pytorch:vjp", "pytorch:aten", "pytorch:compiled"), "pytorch"),
+    **dict.fromkeys(("tensorflow:function", "tensorflow:keras"), "tensorflow"),
+}
+
+
 @dataclass(frozen=True)
 class Divergence:
     """One confirmed, understood case.
@@ -61,7 +68,7 @@ class Divergence:
         `environment` is what is set in the oracle's process beside what is inherited.
         """
         return (
-            name in self.names
+            not {name, _SAME_KERNELS.get(name)}.isdisjoint(self.names)
             and _in_range(self.versions, version)
             and (not self.needs or _is_used(self.needs, environment))
             and not (self.lacks and _is_used(self.lacks, environment))
@@ -201,12 +208,30 @@ def _one_column_float16(p: ConvProblem, result: str) -> bool:
     )
 
 
+def _fused_depthwise(p: ConvProblem) -> bool:
+    """Where `oracles.tensorflow` has depthwise_conv2d pad explicitly, and adds a bias."""
+    params = p.params
+    return (
+        _is_depthwise(p)
+        and p.b is not None
+        and p.dtype.name in ("float16", "float32")
+        and len(set(params.stride)) == 1
+        and set(params.dilation) == {1}
+        and any(map(any, params.padding))
+        and params.padding != same_padding(p.spatial, p.kernel, params.stride, params.dilation)
+    )
+
+
+def _is_depthwise(p: ConvProblem) -> bool:
+    return p.params.rank == 2 and group_kind(p) == "depthwise"
+
+
 def _empty(p: ConvProblem, dtype: str) -> bool:
     return p.dtype == dtype and p.x.shape[0] == 0
 
 
 def _empty_depthwise(p: ConvProblem) -> bool:
-    return p.params.rank == 2 and group_kind(p) == "depthwise" and p.x.shape[0] == 0
+    return _is_depthwise(p) and p.x.shape[0] == 0
 
 
 # TensorFlow's oneDNN kernels do not take these, but for float16 with AVX512-FP16
@@ -338,5 +363,16 @@ LEDGER: tuple[Divergence, ...] = (
         cause="the filter gradient is allocated and never written",
         upstream="https://github.com/tensorflow/tensorflow/pull/126484",
         script="tensorflow_depthwise_empty_batch.py",
+    ),
+    Divergence(
+        id="tensorflow-function-depthwise-explicit-padding",
+        oracle="tensorflow",
+        variants=("function",),
+        versions="==2.21.*",
+        applies=_fused_depthwise,
+        kind="crash",
+        cause="fused with bias_add, depthwise_conv2d has no list of its explicit paddings",
+        upstream="not found upstream",
+        script="tensorflow_depthwise_explicit_padding_fused.py",
     ),
 )

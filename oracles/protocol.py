@@ -186,10 +186,12 @@ class Oracle(Protocol):
     `distribution` is the installed package whose version goes into reports: its name, several of
     which any one will do, or None for code of our own, which then needs no process of its own.
 
-    Three more names are optional. `preload`: the modules that its process imports before it forks.
-    `environment`: variables that are set in its process, a dict of str to str. `script`: a function
-    of a problem that returns source which, run where the NumPy arrays x, w, b and dy are, sets dx,
-    dw, db (None without b) and y with nothing but the framework; it makes a standalone script.
+    Five more names are optional. `preload`: the modules that its process imports before it forks.
+    `environment`: variables that are set in its process, a dict of str to str. `required`: False
+    for one that --require-oracles does without. `installs`: what pip is to be given for it, where
+    that is more than the distribution. `script`: a function of a problem that returns
+    source which, run where the NumPy arrays x, w, b and dy are, sets dx, dw, db (None without b)
+    and y with nothing but the framework; it makes a standalone script.
     """
 
     distribution: str | tuple[str, ...] | None

@@ -1,13 +1,14 @@
 """PyTorch: autograd over conv1d, conv2d and conv3d, on a channels-last view of x.
 
 Variants take other kernels: `contiguous` copies x to channels-first memory, `native` does without
-oneDNN.
+oneDNN. Others take other ways to the same kernels: `vjp` is torch.func's, `aten` calls
+convolution_backward itself, `compiled` goes through torch.compile, as far as AOTAutograd.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -168,9 +169,105 @@ def _to_numpy(tensor: Tensor) -> Array:
     return np.asarray(tensor.numpy())
 
 
+@dataclass(frozen=True)
+class Way:
+    """Another way to the gradients of what convN computes: `gradients` of y, inputs and dy.
+
+    It is given the function, its tensors x, w and perhaps b, and dy; returns y and the gradients.
+    """
+
+    gradients: Callable[[Callable[..., Any], list[Any], Any], tuple[Any, Any]]
+    distribution: str = distribution
+    preload: tuple[str, ...] = preload
+    domain: Domain = domain
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """dX, dW, db and y."""
+        from torch.nn import functional as F
+
+        params = problem.params
+        convolve = (F.conv1d, F.conv2d, F.conv3d)[params.rank - 1]
+        pads = _pad_argument(problem)
+
+        def forward(x: Any, w: Any, b: Any = None) -> Any:
+            moved, kernel = x.movedim(-1, 1), w.movedim((-1, -2), (0, 1)).contiguous()
+            y = convolve(
+                F.pad(moved, pads),
+                kernel,
+                b,
+                stride=params.stride,
+                dilation=params.dilation,
+                groups=params.groups,
+            )
+            return y.movedim(1, -1)
+
+        arrays = [array for array in (problem.x, problem.w, problem.b) if array is not None]
+        y, gradients = self.gradients(forward, list(map(_to_torch, arrays)), _to_torch(problem.dy))
+        dx, dw, *db = map(_to_numpy, gradients)
+        return ConvGrads(dx, dw, db[0] if db else None, _to_numpy(y))
+
+
+def _by_vjp(forward: Callable[..., Any], inputs: list[Any], dy: Any) -> tuple[Any, Any]:
+    import torch
+
+    y, pull_back, *_ = torch.func.vjp(forward, *inputs)
+    return y, pull_back(dy)
+
+
+def _by_compiling(forward: Callable[..., Any], inputs: list[Any], dy: Any) -> tuple[Any, Any]:
+    import torch
+
+    torch.compiler.reset()
+    compiled = torch.compile(forward, backend="aot_eager", dynamic=False)
+    y = compiled(*(tensor.requires_grad_() for tensor in inputs))
+    return y, torch.autograd.grad(y, inputs, dy)
+
+
+@dataclass(frozen=True)
+class Aten:
+    """The operator that autograd calls, asked directly; asymmetric padding goes through F.pad."""
+
+    distribution: str = distribution
+    preload: tuple[str, ...] = preload
+    domain: Domain = domain
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """dX, dW and db; y is not claimed."""
+        import torch
+        from torch.nn import functional as F
+
+        params, rank = problem.params, problem.params.rank
+        padded = F.pad(_to_torch(problem.x).movedim(-1, 1), _pad_argument(problem))
+        gradients: Any = torch.ops.aten.convolution_backward(
+            _to_torch(problem.dy).movedim(-1, 1),
+            padded,
+            _to_torch(problem.w).movedim((-1, -2), (0, 1)).contiguous(),
+            None if problem.b is None else [problem.w.shape[-1]],
+            params.stride,
+            [0] * rank,
+            params.dilation,
+            False,
+            [0] * rank,
+            params.groups,
+            [True, True, problem.b is not None],
+        )
+        dx, dw, db = gradients
+        starts = (pair[0] for pair in params.padding)
+        for axis, (size, start) in enumerate(zip(problem.spatial, starts)):
+            dx = dx.narrow(axis + 2, start, size)
+        return ConvGrads(
+            _to_numpy(dx.movedim(1, -1)),
+            _to_numpy(dw.movedim((0, 1), (-1, -2))),
+            None if problem.b is None else _to_numpy(db),
+        )
+
+
 grads = Variant().grads
 script = Variant().script
 contiguous = Variant(contiguous=True)
 native = Variant(
     onednn=False, domain=Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW)
 )
+vjp = Way(_by_vjp)
+aten = Aten()
+compiled = Way(_by_compiling, preload=(*preload, "torch._dynamo"))

@@ -56,9 +56,14 @@ class Entry:
         return self.version is not None
 
     @property
+    def required(self) -> bool:
+        """Whether a run that requires all oracles requires this one."""
+        return bool(getattr(self.oracle, "required", True))
+
+    @property
     def missing(self) -> str:
         """The sentence for an oracle that is not installed, with the line that installs it."""
-        wanted = distributions(self.oracle)[0]
+        wanted = getattr(self.oracle, "installs", distributions(self.oracle)[0])
         pip = "pip install -c constraints.txt"
         if "@" in self.name:
             pip = f"{self.python} -m pip install"

@@ -5,7 +5,8 @@ which takes groups and dilation in float32; `convolution`, which moves space to 
 in float64. Padding is TensorFlow's own where it has one that is meant: VALID for none, SAME where
 the numbers are SAME's, explicit for conv2d and depthwise_conv2d; else tf.pad goes before VALID.
 
-The variant `native` does without oneDNN; its float32 kernels take what those of float64 take.
+The variant `native` does without oneDNN; its float32 kernels take what those of float64 take. Other
+variants take other ways: `function` traces a graph, `xla` compiles it, `keras` asks Keras' layers.
 """
 
 from __future__ import annotations
@@ -131,6 +132,96 @@ class Variant:
         return _Call(name, arguments, pads if kind == "tf.pad" else None, shape)
 
 
+_OF_GRAPHS = Domain(
+    Box(ranks=(1, 2), dtypes=("float32",)),
+    # conv3d: "Negative dimension size", as if the dilation of one axis were that of another
+    Box(ranks=(3,), dtypes=("float32",), groups=("one",), dilation="one"),
+    *_without_onednn(_OTHERS),
+    accumulation=NARROW,
+)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The same in a tf.function, gradients included, compiled by XLA if `compiled`."""
+
+    compiled: bool = False
+    distribution: tuple[str, ...] = distribution
+    preload: tuple[str, ...] = preload
+    domain: Domain = _OF_GRAPHS
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """dX, dW, db and y."""
+        import tensorflow as tf
+
+        call = Variant()._call(problem)
+
+        def forward(x: Any, w: Any, b: Any = None) -> Any:
+            padded = x if call.pads is None else tf.pad(x, call.pads)
+            shaped = w if call.shape is None else tf.reshape(w, call.shape)
+            y = getattr(tf.nn, call.name)(padded, shaped, **call.arguments)
+            return y if b is None else tf.nn.bias_add(y, b)
+
+        def compute(dy: Any, *inputs: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                y = forward(*inputs)
+            return y, tape.gradient(y, inputs, output_gradients=dy)
+
+        inputs = [tf.constant(a) for a in (problem.x, problem.w, problem.b) if a is not None]
+        traced = tf.function(compute, jit_compile=self.compiled, autograph=False)
+        y, gradients = traced(tf.constant(problem.dy), *inputs)
+        dx, dw, *db = (gradient.numpy() for gradient in gradients)
+        return ConvGrads(dx, dw, db[0] if db else None, y.numpy())
+
+
+_OF_KERAS = Domain(
+    # "`strides > 1` not supported in conjunction with `dilation_rate > 1`"
+    Box(ranks=(1, 2), dtypes=("float32",), stride="equal", dilation="one"),
+    Box(ranks=(1, 2), dtypes=("float32",), stride="one"),
+    Box(ranks=(3,), dtypes=("float32",), groups=("one",), stride="equal", dilation="one"),
+    Box(ranks=(3,), dtypes=("float32",), groups=("one",), stride="one"),
+)
+
+
+@dataclass(frozen=True)
+class Keras:
+    """Keras' Conv1D, Conv2D and Conv3D, on what is padded before."""
+
+    distribution: tuple[str, ...] = distribution  # whose defects it has
+    preload: tuple[str, ...] = ("tensorflow", "keras")
+    domain: Domain = _OF_KERAS
+    environment: Mapping[str, str] = field(default_factory=lambda: {"KERAS_BACKEND": "tensorflow"})
+
+    def grads(self, problem: ConvProblem) -> ConvGrads:
+        """dX, dW, db and y."""
+        import keras
+        import tensorflow as tf
+
+        params = problem.params
+        pads = [[0, 0], *map(list, params.padding), [0, 0]]
+        layer = getattr(keras.layers, f"Conv{params.rank}D")(
+            problem.w.shape[-1],
+            problem.kernel,
+            strides=params.stride,
+            dilation_rate=params.dilation,
+            groups=params.groups,
+            use_bias=problem.b is not None,
+            dtype=problem.dtype.name,
+        )
+        x = tf.constant(problem.x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            padded = tf.pad(x, pads)
+            layer.build(padded.shape)
+            layer.set_weights([a for a in (problem.w, problem.b) if a is not None])
+            y = layer(padded)
+        sources = [x, *(weight.value for weight in layer.trainable_weights)]
+        gradients = tape.gradient(y, sources, output_gradients=tf.constant(problem.dy))
+        dx, dw, *db = (gradient.numpy() for gradient in gradients)
+        return ConvGrads(dx, dw, db[0] if db else None, y.numpy())
+
+
 @dataclass(frozen=True)
 class _Call:
     """How to compute y: pad x by `pads` if any, reshape w to `shape` if any, call tf.nn.`name`."""
@@ -179,3 +270,6 @@ native = Variant(
     domain=Domain(*_without_onednn(("float32", "bfloat16", *_OTHERS)), accumulation=NARROW),
     environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
 )
+function = Graph()
+xla = Graph(compiled=True)
+keras = Keras()

@@ -105,6 +105,20 @@ def test_a_certificate_of_a_fault(tmp_path: Path) -> None:
     assert "NOT certified" in done.stdout
 
 
+def test_a_certificate_of_who_answers_nothing(tmp_path: Path) -> None:
+    """Every rung that is claimed fails, with what is raised; to the end."""
+    write_new(tmp_path, *ONE_CELL, ("return grads.dx,", "return [][0],"))
+    done = run(tmp_path, "certify", "mine.py", "--problems", "3", "--no-power")
+    assert done.returncode == 1, done.stdout + done.stderr
+    content = json.loads((tmp_path / "certificate-mine.py" / "certificate.json").read_text())
+    verdicts = {rung["rung"]: rung["verdict"] for rung in content["rungs"]}
+    assert {"dX", "dW", "db", "stride", "all together", "speed"} <= {
+        rung for rung, verdict in verdicts.items() if verdict == "fail"
+    }
+    assert verdicts["forward"] == "not claimed"
+    assert "mine.py raises IndexError: list index out of range" in done.stdout
+
+
 def test_who_cannot_be_certified(tmp_path: Path) -> None:
     """One sentence, and the exit code of a usage error."""
     done = run(tmp_path, "certify", "nothing.py")
@@ -186,3 +200,13 @@ def test_what_a_table_says_of_crashes_and_wrong_answers(monkeypatch: pytest.Monk
     assert found == [{"right", "wrong"}, {"wrong", "crashes"}]
     assert probe.row([plain]) == "right / wrong"
     assert "1-D float32" in probe.wrong[plain]
+
+
+def test_the_line_that_installs() -> None:
+    """An oracle that needs more than the distribution it is named after says so."""
+    entry = replace(find("onnxruntime"), version=None)
+    assert entry.missing == (
+        "onnxruntime is not installed: pip install -c constraints.txt onnxruntime onnx"
+    )
+    assert not entry.required
+    assert find("pytorch").required

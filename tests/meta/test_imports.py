@@ -41,11 +41,15 @@ def test_no_framework_is_imported(script: str) -> None:
 
 def test_imports_are_quick_and_few() -> None:
     """The packages take little time beyond NumPy's; listing oracles needs no pytest either."""
-    timed = (
-        "import sys, time, numpy, ml_dtypes; start = time.process_time(); import reference, oracles; "
-        "seconds = time.process_time() - start; from oracles import __main__; __main__.main(['list']); "
-        "print(seconds < 0.15 or seconds, [m for m in ('pytest', 'hypothesis') if m in sys.modules])"
-    )
+    timed = """
+import sys, time, numpy, ml_dtypes
+start = time.process_time()
+import reference, oracles
+seconds = time.process_time() - start
+from oracles.__main__ import main
+main(["list"])
+print(seconds < 0.15 or seconds, [m for m in ("pytest", "hypothesis") if m in sys.modules])
+"""
     done = subprocess.run(
         [sys.executable, "-c", timed], cwd=ROOT, capture_output=True, text=True, check=True
     )

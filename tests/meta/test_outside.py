@@ -20,6 +20,7 @@ from oracles.registry import connect, find
 from oracles.worker import InProcess
 from reference import ConvParams, ConvProblem
 from tests.meta.test_face import rows
+from tests.support.reporting import Count
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = """
@@ -246,6 +247,13 @@ def test_a_partial_oracle_in_its_process(here: Path) -> None:
     verdict = judge(connection, PLAIN)
     connection.close()
     assert verdict.message.startswith("none.py answers with dx a NoneType, not a NumPy array")
+
+
+def test_no_answer_is_said_of_what_is_claimed() -> None:
+    """What nobody has promised is not missed."""
+    count = Count(problems=1, unanswered=1)
+    assert count.cell("dx") == "no answer"
+    assert count.cell("y", claimed=False) == "-"
 
 
 def test_a_forward() -> None:

@@ -24,6 +24,7 @@ from hypothesis import seed as seeded
 
 from oracles import divergences, outside
 from oracles.compare import Disagreement, judge, reference_grads
+from oracles.protocol import OracleError
 from oracles.registry import Entry, connect, find
 from oracles.worker import TIME_LIMIT
 from reference.problem import ConvProblem
@@ -109,6 +110,8 @@ class Certification:
                 step(outcome)
             except (Disagreement, Broken, BaseExceptionGroup) as error:
                 self._fail(outcome, error)
+            except OracleError as error:
+                outcome.verdict, outcome.words = FAIL, f"{self.entry.name} {error}"
             finally:
                 self._verification.calm()
             outcome.seconds = time.perf_counter() - start
@@ -163,6 +166,7 @@ class Certification:
 
     def _ask(self, rung: Rung, outcome: Outcome) -> None:
         claimed = failed = False
+        claims = set(self._domain.results)
         each = math.ceil(self.count / max(1, len(rung.strategies)))
 
         def one(problem: ConvProblem) -> None:
@@ -174,7 +178,7 @@ class Certification:
             if not failed:  # what comes then makes a failure smaller
                 outcome.problems += 1
                 outcome.weak += is_weak(problem)
-            wrong = verdict.kind != "agrees"
+            wrong = verdict.kind != "agrees" and not claims.isdisjoint(rung.results)
             if rung.kinds:
                 claimed, wrong = True, verdict.kind in rung.kinds
             elif verdict.results:

@@ -7,6 +7,7 @@ strides, dilation and padding; all data are small integers, which every dtype ho
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -56,6 +57,8 @@ class Probe:
         results = entry.oracle.domain.results
         anything = Domain(Box(ranks=RANKS, dtypes=DTYPES), results=results)
         self.name = entry.name
+        limits = [box.max_elements for box in entry.oracle.domain.boxes]
+        self._most = None if None in limits else max(limit for limit in limits if limit)
         self.found: dict[Place, set[str]] = {}
         self.results: set[str] = set()
         self.asked = 0
@@ -93,7 +96,7 @@ class Probe:
     def attempt(self, place: Place) -> set[str]:
         """Ask for problems of one place; returns what became of them."""
         outcomes = self.found.setdefault(place, set())
-        for problem in samples(place.rank, place.groups, place.mixture):
+        for problem in samples(place.rank, place.groups, place.mixture, self._most):
             asked = _changed(problem, place)
             verdict = judge(self._oracle, asked)
             self.asked += 1
@@ -165,12 +168,15 @@ def includes(mixture: Mixture, less: Mixture) -> bool:
 
 
 @lru_cache(maxsize=512)
-def samples(rank: int, kind: GroupKind, mixture: Mixture) -> tuple[ConvProblem, ...]:
-    """Problems that have each of these kinds, in the narrowest dtype."""
+def samples(
+    rank: int, kind: GroupKind, mixture: Mixture, most: int | None = None
+) -> tuple[ConvProblem, ...]:
+    """Problems with each of these kinds, of so many elements at most, in the narrowest dtype."""
     boxed = dict(zip(_AXIS, mixture))
-    box = Box((rank,), (_NARROWEST,), (kind,), **boxed, empty_batch=False)  # type: ignore[arg-type]
+    plain = Box((rank,), (_NARROWEST,), (kind,), empty_batch=False, max_elements=most)
+    box = replace(plain, **boxed)  # type: ignore[arg-type]  # of each field, one of its kinds
     narrower = [
-        replace(box, **{name: lower})  # type: ignore[arg-type]
+        replace(box, **{name: lower})  # type: ignore[arg-type]  # the same
         for name in _AXIS
         for lower in KINDS[name][: KINDS[name].index(boxed[name])]
         if rank > 1 or lower != "equal"
@@ -258,6 +264,7 @@ def discover(entries: Sequence[Entry], time_limit: float) -> str:
     for probe in probes:
         probe.run()
         probe.close()
+        print(f"{probe.name}: asked {probe.asked:,} problems", file=sys.stderr, flush=True)
         domain = probe.domain()
         words = source(domain) if domain is not None else "# nothing is right"
         wrong = "".join(

@@ -67,13 +67,13 @@ class Count:
     valid: int = 0
     missing: int = 0
 
-    def cell(self, result: str) -> str:
-        """What the table says of one of dx, dw, db and y."""
+    def cell(self, result: str, *, claimed: bool = True) -> str:
+        """What the table says of one of dx, dw, db and y, which the oracle has `claimed` or not."""
         if self.failed[result]:
             return "failed"
         if self.agreed[result]:
             return "exact" if self.exact[result] else "bounded"
-        return "no answer" if self.unanswered else "-"
+        return "no answer" if self.unanswered and claimed else "-"
 
 
 @dataclass
@@ -250,7 +250,8 @@ def table_rows(entries: Sequence[Entry], tally: Tally) -> list[tuple[str, ...]]:
             rows.append((entry.name, "not installed", *["-"] * (len(COLUMNS) - 2)))
             continue
         count = tally.counts.get(entry.name, Count())
-        cells = (count.cell(result) for result in RESULTS)
+        claims = entry.oracle.domain.results
+        cells = (count.cell(result, claimed=result in claims) for result in RESULTS)
         ratio = f"{count.ratio:.3f}" if count.ratio else "-"
         numbers = (f"{count.left_out:,}", f"{count.weak:,}", ratio, f"{count.seconds:.1f}")
         rows.append((entry.name, entry.version or "-", f"{count.problems:,}", *cells, *numbers))
@@ -261,6 +262,8 @@ def write_summary(
     reporter: pytest.TerminalReporter, entries: Sequence[Entry], tally: Tally
 ) -> None:
     """The agreement table, if anything was asked, and the incidents."""
+    from tests.support.side_by_side import change_lines  # which imports this module
+
     if tally.counts:
         reporter.section("agreement with the NumPy reference")
         rows = table_rows(entries, tally)
@@ -273,6 +276,10 @@ def write_summary(
     if precision := precision_lines(entries, tally):
         reporter.section("bits of the mantissa carried")
         for line in precision:
+            reporter.write_line(line)
+    if changes := change_lines(entries, tally):
+        reporter.section("between interpreters")
+        for line in changes:
             reporter.write_line(line)
     if covered := coverage_lines(entries, tally):
         reporter.section("problem space")
