@@ -17,7 +17,8 @@ from tests.support.classes import one_of_each, regions
 from tests.support.proposals import Seen, propose
 from tests.support.space import various
 
-MANY = 700
+MANY = 1300
+SEEN = 1000  # of them, by a run before it proposes
 CELLS = [(rank, dtype) for rank in (2, 3, 1) for dtype in ("float32", "float64", "float16")]
 
 
@@ -70,13 +71,13 @@ def test_records_of_the_ledger(record: Divergence) -> None:
     """From one problem of a record, and what its neighbours do, most of the predicate is found."""
     first = a_problem_of(record)
     rank, dtype = first.params.rank, first.dtype.name
-    asked = [*neighbours(first), *drawn(rank, MANY, dtype)[:400]]
+    asked = [*neighbours(first), *drawn(rank, MANY, dtype)[:SEEN]]
     failing = [first, *filter(record.applies, asked)]
     passing = [problem for problem in asked if not record.applies(problem)]
     proposal = propose(failing, passing)
     assert proposal.passing == 0
     assert all(map(proposal.applies, failing))
-    fresh = drawn(rank, MANY, dtype)[400:]
+    fresh = drawn(rank, MANY, dtype)[SEEN:]
     wrongly = sum(proposal.applies(p) and not record.applies(p) for p in fresh)
     assert wrongly <= len(fresh) / 100
 

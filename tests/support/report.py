@@ -101,6 +101,8 @@ class Report:
         """Keep what a test came to, and now and then write it."""
         if worker := getattr(report, "worker_id", ""):
             self._tallies[worker] = getattr(report, "tally", self._tallies.get(worker, ""))
+        if report.passed and report.when == "setup":
+            return  # it has not run yet
         known = self._outcomes.setdefault(report.nodeid, Outcome("passed", 0.0, "", ""))
         known.seconds += report.duration
         if report.failed:
