@@ -6,6 +6,7 @@ sentence. None needs a right answer, but for what is answered outside a domain.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -98,10 +99,10 @@ def check_linear_in_dy(oracle: Connection, problem: ConvProblem) -> None:
 def check_refuses_outside(oracle: Connection, problem: ConvProblem) -> None:
     """What lies outside the domain is refused with words, or answered rightly."""
     verdict = judge(oracle, problem)
-    refused = verdict.kind == Raised.kind and ": [" not in verdict.message  # words before it
+    words = verdict.message.partition(f" [{describe(problem)}]")[0].removeprefix(f"{oracle.name} ")
+    refused = verdict.kind == Raised.kind and not re.fullmatch(r"raises \w+:", words.strip())
     if verdict.kind != "agrees" and not refused:
-        words = verdict.message.splitlines()[0].removeprefix(f"{oracle.name} ")
-        raise Broken(oracle, f"outside its domain {words.rpartition(' [')[0]}", problem)
+        raise Broken(oracle, f"outside its domain {words}", problem)
 
 
 def _check_equal(

@@ -148,6 +148,8 @@ def describe_features(problem: ConvProblem) -> dict[str, int | str]:
     same = same_padding(problem.spatial, problem.kernel, params.stride, params.dilation)
     features["padding is SAME"] = params.padding == same
     features["padding is symmetric"] = lo == hi
+    features["no padding"] = not any(map(any, params.padding))
+    features["equal strides"] = len(set(params.stride)) == 1
     for axis in range(-rank, 0):
         dilation = params.dilation[axis]
         features[f"output[{axis}] <= dilation[{axis}]"] = out[axis] <= dilation
