@@ -24,6 +24,7 @@ from reference import (
     conv_forward,
     naive_conv_backward,
     naive_conv_forward,
+    plans,
 )
 from reference.plans import PLANS, choose
 from reference.problem import RANKS, Array
@@ -108,8 +109,13 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
 
 @each_rank
 @pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
-def test_every_plan_is_exact_on_random_problems(plan: str, rank: int) -> None:
+@pytest.mark.parametrize("most", [1 << 16, 60], ids=["one block", "many blocks"])
+def test_every_plan_is_exact_on_random_problems(
+    plan: str, rank: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bit for bit the definition; of 16-bit formats too, which are summed in float32."""
+    for name in ("_COLUMNS", "_PRODUCTS"):
+        monkeypatch.setattr(plans, name, most)
 
     @settings(max_examples=25)
     @given(st.sampled_from(ANY_DTYPE).flatmap(partial(problems, Domain(BOXES[plan]), rank)))
