@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 .PHONY: verify test findings power bench lint format lock clean
 
 verify: $(INSTALLED)  ## hold every installed oracle against the reference
-	@$(BIN)/python -m pytest tests/verification -v $(SHARED) --hypothesis-profile ci
+	@$(BIN)/python -m pytest tests/verification -v $(SHARED) --hypothesis-profile ci --report report
 
 test: $(INSTALLED)  ## the project's whole own test suite, the verification included
 	@$(BIN)/python -m pytest $(SHARED) --hypothesis-profile ci

@@ -13,6 +13,7 @@ from oracles import registry
 from oracles.worker import TIME_LIMIT, Connection
 from tests.support import drift
 from tests.support.progress import Progress
+from tests.support.report import Report
 from tests.support.reporting import Tally, reason_of, write_summary
 from tests.support.verification import Verification
 
@@ -21,7 +22,7 @@ BASELINE = Path(__file__).parent / "tests" / "baseline.json"
 ENTRIES = pytest.StashKey[list[registry.Entry]]()
 VERIFICATION = pytest.StashKey[Verification]()
 PROGRESS = pytest.StashKey[Progress]()
-REPORT = pytest.StashKey["Report"]()
+REPORT = pytest.StashKey[Report]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -155,11 +156,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
-    is_worker = hasattr(config, "workerinput")  # of pytest-xdist
-    if (directory := config.getoption("--report")) and not is_worker:
-        from tests.support.report import Report
-
-        config.stash[REPORT] = Report(config, Path(directory), entries, verification.tally)
+    if not hasattr(config, "workerinput"):  # not one of pytest-xdist's workers
+        directory = config.getoption("--report")
+        into = Path(directory) if directory else None
+        config.stash[REPORT] = Report(config, into, entries, verification.tally)
         config.pluginmanager.register(config.stash[REPORT])
 
 
@@ -303,7 +303,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     if _updates(config) and tally.drift:
         drift.save(Path(config.getoption("--baseline") or BASELINE), tally.drift)
-    if tally.incidents and session.exitstatus == pytest.ExitCode.OK:
+    if (
+        session.exitstatus == pytest.ExitCode.OK
+        and config.stash[REPORT].verdict("finished")["reasons"]
+    ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -320,10 +323,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     """The agreement table, and what else must be said."""
     config = terminalreporter.config
     write_summary(terminalreporter, config.stash[ENTRIES], config.stash[VERIFICATION].tally)
-    if report := config.stash.get(REPORT, None):
-        report.write("interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else "finished")
-        terminalreporter.section("report")
+    report = config.stash[REPORT]
+    state = "interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else "finished"
+    report.write(state)
+    verdict = report.verdict(state)
+    if config.stash[VERIFICATION].tally.counts or config.getoption("--report"):
+        terminalreporter.section("verdict")
+        terminalreporter.write_line(verdict["sentence"], **{verdict["colour"]: True})
+        for reason in verdict["reasons"]:
+            terminalreporter.write_line(f"  {reason['reason']}: {reason['words']}")
+    if directory := config.getoption("--report"):
+        where = f"report: {Path(directory) / 'report.html'}"
         if report.problem:
-            terminalreporter.write_line(f"could not be written: {report.problem}", red=True)
-        else:
-            terminalreporter.write_line(str(report.path))
+            where = f"the report could not be written: {report.problem}"
+        terminalreporter.write_line(where, red=bool(report.problem))

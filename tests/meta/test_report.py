@@ -56,7 +56,8 @@ def test_a_disagreement(options: tuple[str, ...], tmp_path: Path) -> None:
     arguments = ("--oracle", WRONG, "--oracle", "numerical", EXACT, "-k", "2d-float32")
     code, output = run_pytest(*arguments, *options, f"--report={tmp_path}")
     assert code == pytest.ExitCode.TESTS_FAILED
-    assert str(tmp_path / "report.html") in output
+    assert f"report: {tmp_path / 'report.html'}" in output
+    assert "Red: disagreement (1). " in output
     content = read(tmp_path)
     assert content["state"] == "finished"
     assert content["verdict"]["colour"] == "red"
@@ -145,7 +146,7 @@ def test_pictures_without_room(tmp_path: Path, request, monkeypatch) -> None:
     report.write("finished")
     [found] = read(tmp_path / "report")["findings"]
     assert found["folder"] == "not written: No space left on device"
-    assert "No space left on device" in report.path.read_text()
+    assert "No space left on device" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_two_runs_in_one_directory(tmp_path: Path, request) -> None:
@@ -215,12 +216,19 @@ def test_reasons_of_tests_are_known() -> None:
     assert marks <= set(REASONS)
 
 
+def test_the_table_of_reasons() -> None:
+    """The README has every one, in the same words."""
+    readme = (ROOT / "README.md").read_text()
+    rows = [f"| {reason} | {words} |" for reason, words in REASONS.items()]
+    assert "| reason | meaning |\n|---|---|\n" + "\n".join(rows) in readme
+
+
 def test_hundreds_of_findings(tmp_path: Path, request) -> None:
     """The page stays small, and opens with three."""
     report = empty(tmp_path, request)
     report._tally.findings += [finding(f"wrong number {number}") for number in range(200)]
     report.write("finished")
-    page = report.path.read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
     assert page.count("<details") >= 200
     assert page.count("<details open") == 3
     assert len(page) < 2_000_000

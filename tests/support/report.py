@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from oracles.registry import Entry
 from reference.problem import Array
@@ -68,13 +67,19 @@ class Outcome:
 
 
 class Report:
-    """A pytest plugin that writes the report into `directory`."""
+    """A pytest plugin that keeps account of a run, and writes it into `directory`, if there is one.
+
+    `problem` says why it could not be written.
+    """
 
     def __init__(
-        self, config: pytest.Config, directory: Path, entries: Sequence[Entry], tally: Tally
+        self,
+        config: pytest.Config,
+        directory: Path | None,
+        entries: Sequence[Entry],
+        tally: Tally,
     ) -> None:
-        self.path = directory / "report.html"
-        self.problem = ""  # why it could not be written
+        self.problem = ""
         self._config = config
         self._directory = directory
         self._entries = entries
@@ -118,26 +123,38 @@ class Report:
     def write(self, state: str) -> None:
         """Write the report of a run that is "running", "finished" or "interrupted"."""
         self._written = time.monotonic()
+        directory = self._directory
+        if directory is None:
+            return
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
             content = self.content(state)
-            before = _read(self._directory / "report.json")
+            before = _read(directory / "report.json")
             text = json.dumps(content, indent=1, allow_nan=False)
-            write_atomically(self._directory / "report.json", text + "\n")
+            write_atomically(directory / "report.json", text + "\n")
             for name in ("summary.md", "report.html"):
-                write_atomically(self._directory / name, render(name, content))
+                write_atomically(directory / name, render(name, content))
             self.problem = ""
         except OSError as error:
-            self.problem = f"{error.filename or self._directory}: {error.strerror}"
+            self.problem = f"{error.filename or directory}: {error.strerror}"
             return
         old = str(before.get("run", ""))
         if state != "running" and old != self._run and before.get("state") != "running":
-            shutil.rmtree(self._directory / f"findings-{old}", ignore_errors=True)
+            shutil.rmtree(directory / f"findings-{old}", ignore_errors=True)
+
+    def verdict(self, state: str) -> dict[str, Any]:
+        """Colour, sentence and the reasons for red."""
+        tally = self._merged(state)
+        reasons = self._reasons(tally, state)
+        return {
+            "colour": "red" if reasons else "green" if state == "finished" else "none",
+            "sentence": self._sentence(tally, reasons, state),
+            "reasons": reasons,
+        }
 
     def content(self, state: str) -> dict[str, Any]:
         """The whole report, as it is in report.json (templates/report.schema.json)."""
         tally = self._merged(state)
-        reasons = self._reasons(tally, state)
         outcomes = Counter(test.outcome for test in self._outcomes.values())
         return {
             "format": FORMAT,
@@ -145,11 +162,7 @@ class Report:
             "state": state,
             "began": f"{datetime.fromtimestamp(self._began, UTC):%Y-%m-%d %H:%M:%S} UTC",
             "seconds": round(time.time() - self._began, 1),
-            "verdict": {
-                "colour": "red" if reasons else "green" if state == "finished" else "none",
-                "sentence": self._sentence(tally, reasons, state),
-                "reasons": reasons,
-            },
+            "verdict": self.verdict(state),
             "tests": {
                 "selected": self._selected,
                 **{name: outcomes[name] for name in ("passed", "failed", "error", "skipped")},
@@ -188,7 +201,8 @@ class Report:
     def _reasons(self, tally: Tally, state: str) -> list[dict[str, Any]]:
         counts = Counter(test.reason for test in self._outcomes.values() if test.reason)
         counts["seen once"] += len(tally.incidents)
-        counts["nothing asked"] += state == "finished" and not tally.problems
+        is_idle = self._directory is not None and state == "finished" and not tally.problems
+        counts["nothing asked"] += is_idle
         counts["interrupted"] += state == "interrupted"
         return [
             {"reason": reason, "count": counts[reason], "words": words}
@@ -240,6 +254,7 @@ class Report:
 
     def _file(self, finding: Finding) -> str:
         """Write the folder of a finding; returns where it is, or why there is none."""
+        assert self._directory is not None
         key = hashlib.sha256(json.dumps(asdict(finding), default=str).encode()).hexdigest()
         name = re.sub(r"[^\w]+", "-", f"{finding.oracle}-{finding.kind}-{key[:12]}")
         folder = self._directory / f"findings-{self._run}" / name
@@ -308,6 +323,8 @@ def _short(value: float) -> str:
 
 def render(name: str, content: Mapping[str, Any]) -> str:
     """The file `name` from the template of that name."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=not name.endswith(".md"),
