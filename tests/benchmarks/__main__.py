@@ -1,11 +1,11 @@
 """`make bench`: what one problem costs, and in which part. Figures, never pass or fail.
 
-Each row is of one oracle, on the same random problems in one run; compare figures as ratios. A part
-is what the whole loses without it: "transport" is a question to the worker less the same one in
-this process ("oracle"), "comparison" a verdict less question and reference, "bookkeeping" what a
-run does beside verdicts. While an oracle computes in its own process the reference does in ours, so
-the parts are more than the whole. What isolation costs is the difference of two small times: of
-each, the best of five counts.
+Each row is of one oracle, on the same random problems in one run; compare figures as ratios.
+"oracle" is asked in this process, "transport" is what a worker takes beyond that; both for shapes
+that it has not seen. "comparison" is a verdict on answers that are at hand, less the reference,
+"bookkeeping" what a run does beside verdicts. While an oracle computes in its own process the
+reference does in ours, so the parts are more than the whole. What isolation costs is the difference
+of two small times: of each, the best of five counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,16 @@ from oracles.compare import judge, reference_grads
 from oracles.protocol import Domain
 from oracles.registry import Entry, connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
-from oracles.worker import ENVIRONMENT, TIME_LIMIT, Worker
-from reference import ConvParams, ConvProblem, conv_backward
+from oracles.worker import (
+    ENVIRONMENT,
+    TIME_LIMIT,
+    InProcess,
+    Worker,
+    Wrong,
+    never_wrong,
+    nothing,
+)
+from reference import ConvGrads, ConvParams, ConvProblem, conv_backward
 from reference.rounding import expect
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
@@ -68,31 +76,58 @@ def main() -> None:
 def costs(entry: Entry) -> tuple[list[float], float]:
     """Seconds of each part, and of the whole, of a problem for one oracle."""
     drawn, generation = draw_problems(entry.oracle.domain)
+    asked = [problem for problem in drawn if is_asked(entry, problem)]
+    domain, direct, worker = entry.oracle.domain, connect(entry, in_process=True), connect(entry)
+    accumulation = domain.accumulation.get(DTYPE)
+    answers: dict[int, ConvGrads] = {}
+
+    def reference(problem: ConvProblem) -> None:
+        reference_grads(problem)
+        expect(problem, accumulation, conventional=domain.exact)
+
+    def ask(problem: ConvProblem) -> None:
+        answers[id(problem)] = direct.grads(problem)
+
+    def mean(function: Callable[[ConvProblem], object]) -> float:
+        function(asked[0])  # what is slow the first time only
+        return statistics.fmean(times(function, asked))
+
+    of_reference, alone, there = mean(reference), mean(ask), mean(worker.grads)
+    worker.close()
+    at_hand = AtHand(entry, answers)
+    verdict = mean(partial(judge, at_hand))
     with tempfile.TemporaryDirectory() as nowhere:
         verification = Verification(
             [entry], Tally(), in_process=False, time_limit=TIME_LIMIT, regressions=Path(nowhere)
         )
+        verified = mean(partial(verification.verify, at_hand))
         oracle = verification.connection(entry.name)
-        asked = [problem for problem in drawn if is_asked(entry, problem)]
-        accumulation = oracle.domain.accumulation.get(DTYPE)
-
-        def reference(problem: ConvProblem) -> None:
-            reference_grads(problem)
-            expect(problem, accumulation, conventional=oracle.domain.exact)
-
-        def mean(function: Callable[[ConvProblem], object]) -> float:
-            function(asked[0])  # what is slow the first time only
-            return statistics.fmean(times(function, asked))
-
-        alone = mean(connect(entry, in_process=True).grads)
-        parts = [generation, mean(reference), alone]
-        parts.append(mean(oracle.grads) - alone)
-        one_after_the_other = connect(entry, in_process=True)
-        parts.append(mean(partial(judge, one_after_the_other)) - parts[1] - alone)
-        parts.append(mean(partial(verification.verify, oracle)) - mean(partial(judge, oracle)))
-        whole = draw_problems(oracle.domain, partial(verification.verify, oracle))[1]
+        oracle.grads(asked[0])
+        whole = draw_problems(domain, partial(verification.verify, oracle))[1]
         verification.close()
-    return parts, whole
+    parts = [generation, of_reference, alone, there - alone, verdict - of_reference]
+    return [*parts, verified - verdict], whole
+
+
+class AtHand(InProcess):
+    """An oracle whose answers are known, by the identity of the problem."""
+
+    def __init__(self, entry: Entry, answers: Mapping[int, ConvGrads]) -> None:
+        super().__init__(entry.name, entry.oracle)
+        self._answers = answers
+
+    def grads(
+        self,
+        problem: ConvProblem,
+        wrong: Wrong = never_wrong,
+        meanwhile: Callable[[], object] = nothing,
+    ) -> ConvGrads:
+        """The answer, if nothing is wrong with it."""
+        meanwhile()
+        got = self._answers[id(problem)]
+        if (difference := wrong(problem, got)) is not None:
+            raise difference
+        return got
 
 
 def is_asked(entry: Entry, problem: ConvProblem) -> bool:
