@@ -24,7 +24,7 @@ Cells: TypeAlias = tuple[slice, ...]
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
 _PRODUCTS = 1 << 16  # elements of a block that is multiplied element by element
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
-_FEW = 8  # channels, or filters of one, that a matrix product is too large a tool for
+_FEW = 16  # channels, or filters of one, that a matrix product is too large a tool for
 _SPARSE = 4  # times as large as the input
 
 
@@ -50,7 +50,7 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
         return "point"
     if _is_sparse(x_shape, params):
         return "taps"
-    if "depthwise" in fitting and filters <= _FEW * channels:
+    if "depthwise" in fitting and filters < _FEW * channels:
         return "depthwise"
     if "x columns" in fitting and channels <= _NARROW:
         is_strided = "dy columns" not in fitting

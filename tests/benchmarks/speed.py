@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,7 @@ THREADS = (1, 2)
 FIRST = "float32, 1 thread"  # what is looked at most closely
 COLORS = ("#1a7f37", "#0969da", "#8250df", "#bc4c00")
 FAST = ("ours", "pytorch", "pytorch channels_last", "tensorflow")
+PAUSE = 0.05  # seconds; threads of OpenBLAS look for work for some 30 ms
 TINY = Layer("tiny", (1, 7, 7, 3), (3, 3, 3, 4), ConvParams((2, 2)))
 SAME = ConvParams(padding=((1, 1), (1, 1)))
 GROWING = {  # 1e9, 3e8, ... 1e6 multiply-adds, 3x3; the allocator has then seen the largest first
@@ -87,8 +89,16 @@ def rival(name: str, threads: int, python: str) -> Iterator[Ask]:
         sent.close()
 
 
-def times(asks: Mapping[str, tuple[Ask, Mapping[str, Any]]], layer: Layer, rounds: int) -> Times:
-    """The median of each: all are made ready with its options, then asked in turn."""
+def times(
+    asks: Mapping[str, tuple[Ask, Mapping[str, Any]]],
+    layer: Layer,
+    rounds: int,
+    pause: float = 0.0,
+) -> Times:
+    """The median of each: all are made ready with its options, then asked in turn.
+
+    Each is asked after a pause, in seconds, in which the threads of the one before fall asleep.
+    """
     found: Times = {}
     for name, (ask, options) in asks.items():
         refused = ask({"layer": layer.record(), "options": options})
@@ -97,6 +107,7 @@ def times(asks: Mapping[str, tuple[Ask, Mapping[str, Any]]], layer: Layer, round
     taken: dict[str, list[float]] = {name: [] for name in asks if name not in found}
     for _ in range(rounds):
         for name, seconds in taken.items():
+            time.sleep(pause)
             seconds.append(float(asks[name][0]({})))
     return found | {name: statistics.median(seconds) for name, seconds in taken.items()}
 
@@ -121,7 +132,8 @@ def against(
         for number, layer in enumerate(layers):
             print(f"{dtype}, threads {threads}, {number}: {layer}", file=sys.stderr)
             options = {"dtype": dtype}
-            found.append(times({name: (ask, options) for name, ask in asks.items()}, layer, rounds))
+            each = {name: (ask, options) for name, ask in asks.items()}
+            found.append(times(each, layer, rounds, PAUSE if threads > 1 else 0.0))
         return found
 
 
@@ -390,7 +402,9 @@ What `conv_backward` takes for dX, dW and db, against PyTorch's `aten.convolutio
 tensors that are contiguous and that are channels_last, and TensorFlow's raw operations
 (`Conv2DBackpropInput`, `Conv2DBackpropFilter`, `BiasAddGrad` and their kin), on layers of published
 networks (`tests/support/real_layers.jsonl`). Below 1, ours is faster. All have the same number of
-threads; each lives in a process of its own and is asked in turn, layer by layer, round by round.
+threads (`OPENBLAS_NUM_THREADS`, `OMP_NUM_THREADS`, `MKL_NUM_THREADS`, `TF_NUM_INTRAOP_THREADS` and
+`TF_NUM_INTEROP_THREADS`); each lives in a process of its own and is asked in turn, layer by layer,
+round by round.
 A dash: it has no such kernel on a CPU."""
 
 
