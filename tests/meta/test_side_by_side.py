@@ -15,7 +15,7 @@ from tests.support.classes import regions
 from tests.support.reporting import Count, Tally
 from tests.support.side_by_side import change_lines
 from tests.support.verification import Verification
-from tests.verification.test_coverage import verify
+from tests.verification.test_coverage import check_time, verify
 
 
 def test_what_has_changed() -> None:
@@ -67,6 +67,12 @@ def test_classes_that_there_is_no_time_for(tmp_path: Path, monkeypatch: pytest.M
     classes = deque(regions(entry.oracle.domain), maxlen=5)
     oracle = verification.connection(entry.name)
     assert verify(oracle, list(classes), verification) == 0
-    monkeypatch.setattr(budget, "COST", 0)
+    monkeypatch.setattr(budget, "COST_OF_A_CLASS", 0)
     assert verify(oracle, list(classes), verification) == 5
+    with pytest.raises(pytest.fail.Exception, match="zoo:right is slow: no time for 5 classes"):
+        check_time(oracle, 5, verification)
+    monkeypatch.setattr(entry.oracle, "required", False, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="zoo:right is slow: no time for 5 classes"):
+        check_time(oracle, 5, verification)
+    check_time(oracle, 0, verification)
     verification.close()
