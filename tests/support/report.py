@@ -116,7 +116,11 @@ class Report:
             known.words = _last_words(report)
         elif report.skipped and known.outcome == "passed":
             known.outcome = "skipped"
-            known.words = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+            known.words = (
+                str(report.longrepr[2]).removeprefix("Skipped: ")
+                if isinstance(report.longrepr, tuple)
+                else ""
+            )
         if report.failed or time.monotonic() - self._written > _PERIOD:
             self.write("running")
 
