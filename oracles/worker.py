@@ -365,11 +365,11 @@ class Worker:
             os.ftruncate(self._log.fileno(), 0)
             self._log_mark = 0
         inbox = Inbox(limit=(64 << 20) + 16 * len(message))
-        deadline = time.monotonic() + self._time_limit
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 channel.sendall(message)
             meanwhile()
+            deadline = time.monotonic() + self._time_limit  # the oracle is not to pay for that
             while (answer := inbox.message()) is None:
                 self._receive(channel, inbox, deadline)
             header, body = answer

@@ -246,6 +246,15 @@ def test_heat_map() -> None:
     assert many["rows"][-1]["cells"][1]["level"] == 4
 
 
+def test_words_that_are_no_text(tmp_path: Path, request) -> None:
+    """Half a character in what an oracle says costs that character, not the report."""
+    report = empty(tmp_path, request)
+    report._tally.findings.append(finding("wrong \ud800 here"))
+    report.write("finished")
+    assert report.problem == ""
+    assert "wrong ? here" in (tmp_path / "report" / "report.html").read_text()
+
+
 def test_the_page_escapes_what_it_shows(tmp_path: Path, request) -> None:
     """An oracle cannot write into the page."""
     report = empty(tmp_path, request)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from oracles.compare import Disagreement, Verdict, judge
-from oracles.protocol import Box, Domain, NotStarted
+from oracles.protocol import Box, Domain, Hung, NotStarted
 from oracles.registry import connect, find, variants
 from oracles.worker import Worker
 from reference import ConvParams, ConvProblem
@@ -452,6 +452,19 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_the_time_of_the_reference_is_not_the_oracles(start) -> None:
+    """The time limit begins after what is computed meanwhile."""
+    worker, done = start("hangs", time_limit=0.5), []
+
+    def compute() -> None:
+        time.sleep(0.4)
+        done.append(time.monotonic())
+
+    with pytest.raises(Hung):
+        worker._ask(PROBLEM, compute)
+    assert time.monotonic() - done[0] >= 0.5
 
 
 def test_an_oracle_started_early_may_take_its_time(start, monkeypatch) -> None:

@@ -339,7 +339,8 @@ def render(name: str, content: Mapping[str, Any]) -> str:
     environment.globals.update(heat_map=heat_map, results=RESULTS, parts=SPREAD)
     environment.filters["first_line"] = lambda text: text.partition("\n")[0]
     words = {key.replace(" ", "_"): value for key, value in content.items()}
-    return environment.get_template(f"{name}.j2").render(words)
+    text = environment.get_template(f"{name}.j2").render(words)
+    return text.encode(errors="replace").decode()  # an oracle's words may hold half a character
 
 
 def _boxes(entry: Entry) -> list[dict[str, Any]]:
