@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.protocol import DTYPES, GRADIENTS, RESULTS, Box, Domain, Malformed
+from oracles.protocol import DTYPES, GRADIENTS, MEMORY_LIMIT, RESULTS, Box, Domain, Malformed
 from reference.problem import RANKS, Array, ConvGrads, ConvProblem
 
 ARGUMENTS = ("x", "w", "b", "dy", "stride", "padding", "dilation", "groups")
@@ -44,6 +44,7 @@ class Function:
     distribution: str | tuple[str, ...] | None = None
     preload: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    memory_limit: int | None = MEMORY_LIMIT
     declared: bool = True
 
     def __post_init__(self) -> None:
@@ -139,16 +140,18 @@ def oracle(
     distribution: str | tuple[str, ...] | None = None,
     preload: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
+    memory_limit: int | None = MEMORY_LIMIT,
     exact: bool = True,
     accumulation: Mapping[str, str] | None = None,
+    factors: Mapping[str, str] | None = None,
     special_values: bool = False,
     **box: Any,
 ) -> Callable[[Callable[..., Any]], Function]:
     """Make an oracle of a function: see `Function` for how it is called, `Box` for what it takes.
 
     `ranks` and `dtypes` must be given, the others of `Box` may be; `results` are what it returns;
-    `exact`, `accumulation` and `special_values` are as for `Domain`. Raises TypeError or ValueError
-    that names the argument.
+    `exact`, `accumulation`, `factors` and `special_values` are as for `Domain`, `memory_limit` as
+    for `Oracle`. Raises TypeError or ValueError that names the argument.
     """
     if function is not None or not {"ranks", "dtypes"} <= set(box):
         raise TypeError(
@@ -163,12 +166,20 @@ def oracle(
         results=results,
         exact=exact,
         accumulation=accumulation,
+        factors=factors,
         special_values=special_values,
     )
 
     def adapted(function: Callable[..., Any]) -> Function:
         return Function(
-            function, domain, layout, contiguous, distribution, preload, environment or {}
+            function,
+            domain,
+            layout,
+            contiguous,
+            distribution,
+            preload,
+            environment or {},
+            memory_limit,
         )
 
     return adapted

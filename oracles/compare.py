@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from oracles.protocol import Differs, Evidence, OracleError, describe
+from oracles.protocol import Differs, Domain, Evidence, OracleError, describe
 from oracles.worker import Connection
 from reference.conv import conv_backward, conv_forward
 from reference.naive import naive_conv_backward, naive_conv_forward
 from reference.problem import Array, ConvGrads, ConvProblem
 from reference.rounding import (
     RESULTS,
+    Expected,
     as_rationals,
     expect,
     finite_part,
@@ -156,9 +157,7 @@ class _Standard:
         self.problem = problem
         self.oracle = oracle
         self.reference = reference_grads(problem)
-        domain = oracle.domain
-        accumulation = domain.accumulation.get(problem.dtype.name)
-        self.expected = expect(problem, accumulation, conventional=domain.exact)
+        self.expected = expected_of(problem, oracle.domain)
 
     def difference(self, got: ConvGrads) -> str:
         """A sentence on the first result that is not a right one; "" if they all are."""
@@ -252,6 +251,17 @@ def reference_grads(problem: ConvProblem) -> ConvGrads:
     grads = conv_backward(problem.x, problem.w, problem.dy, problem.params)
     y = conv_forward(problem.x, problem.w, problem.b, problem.params)
     return ConvGrads(grads.dx, grads.dw, None if problem.b is None else grads.db, y)
+
+
+def expected_of(problem: ConvProblem, domain: Domain) -> Expected:
+    """What an answer must be of an oracle that has `domain`, and sums as that says."""
+    dtype = problem.dtype.name
+    return expect(
+        problem,
+        domain.accumulation.get(dtype),
+        factors=domain.factors.get(dtype),
+        conventional=domain.exact,
+    )
 
 
 def can_be_exact(problem: ConvProblem) -> bool:

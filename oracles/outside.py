@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from oracles.adapt import UNDECLARED, Function, suggestion
-from oracles.protocol import Domain, Oracle
+from oracles.protocol import MEMORY_LIMIT, Domain, Oracle
 from oracles.wire import Inbox, decode_problem, encode_problem
 from oracles.worker import START_LIMIT, ending, environment_of
 from reference.problem import ConvGrads, ConvProblem
@@ -238,6 +238,7 @@ def _shaped(name: str, value: Any, module: ModuleType) -> Oracle:
                 distribution=getattr(module, "distribution", None),
                 preload=getattr(module, "preload", ()),
                 environment=getattr(module, "environment", {}),
+                memory_limit=getattr(module, "memory_limit", MEMORY_LIMIT),
                 declared=domain is not None,
             )
         except (TypeError, ValueError) as error:
@@ -269,6 +270,11 @@ def checked(name: str, oracle: Oracle) -> Oracle:
         raise ValueError(
             f"oracle {name!r}: environment={environment!r} must be a dict of str to str, such as "
             "{'OMP_NUM_THREADS': '1'}"
+        )
+    limit = getattr(oracle, "memory_limit", None)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(
+            f"oracle {name!r}: memory_limit={limit!r} must be a number of bytes, or None"
         )
     if not all(isinstance(wanted, str) for wanted in distributions(oracle)):
         raise ValueError(

@@ -16,9 +16,11 @@ StrideKind = Literal["one", "equal", "any"]
 DilationKind = Literal["one", "any"]
 PaddingKind = Literal["zero", "symmetric", "any"]
 
+MEMORY_LIMIT = 4 << 30  # bytes that computing may map beyond what the import has
 _MARGIN = 64  # bytes on each side of an input
 _ALIGNMENT = 64  # bytes
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+FACTORS = ("tfloat32", "bfloat16")
 GROUP_KINDS: tuple[GroupKind, ...] = ("one", "some", "depthwise")
 RESULTS = tuple(field.name for field in fields(ConvGrads))
 GRADIENTS = ("dx", "dw", "db")
@@ -109,9 +111,10 @@ class Domain:
     come out exact; Winograd's and Fourier's transforms do not, and are held to a bound that is
     relative to whole samples. `accumulation` names the format in which sums of a dtype are kept
     where that is not float32 for the 16-bit formats, and the dtype itself for others; what is
-    multiplied is not rounded to it. `special_values` promises the reference's rule: NaN and Inf go
-    where a product with them goes, and a tap in the padding is no product. Few keep to it, and
-    nobody else is held to it.
+    multiplied is not rounded to it. `factors` names the format, "tfloat32" or "bfloat16", that x, w
+    and dy of float32 are cut to before they are multiplied, as matrix units do, and db's dy.
+    `special_values` promises the reference's rule: NaN and Inf go where a product with them goes,
+    and a tap in the padding is no product. Few keep to it, and nobody else is held to it.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class Domain:
         results: tuple[str, ...] = GRADIENTS,
         exact: bool = True,
         accumulation: Mapping[str, str] | None = None,
+        factors: Mapping[str, str] | None = None,
         special_values: bool = False,
     ) -> None:
         if not boxes or not all(isinstance(box, Box) for box in boxes):
@@ -129,6 +133,11 @@ class Domain:
         for pair in (accumulation or {}).items():
             if not set(pair) <= set(DTYPES):
                 raise ValueError(f"accumulation={accumulation!r}: must be of {DTYPES}")
+        for pair in (factors or {}).items():
+            if pair not in {("float32", name) for name in FACTORS}:
+                raise ValueError(
+                    f"factors={factors!r}: must be {{'float32': NAME}}, NAME one of {FACTORS}"
+                )
         if special_values and not exact:
             raise ValueError(
                 "special_values=True, exact=False: a transform spreads NaN and Inf over a sample"
@@ -138,6 +147,7 @@ class Domain:
         self.exact = exact
         self.special_values = special_values
         self.accumulation = dict(accumulation or {})
+        self.factors = dict(factors or {})
 
     def __repr__(self) -> str:
         return f"Domain({', '.join(map(repr, self.boxes))})"
@@ -186,8 +196,11 @@ class Oracle(Protocol):
     `distribution` is the installed package whose version goes into reports: its name, several of
     which any one will do, or None for code of our own, which then needs no process of its own.
 
-    Five more names are optional. `preload`: the modules that its process imports before it forks.
-    `environment`: variables that are set in its process, a dict of str to str. `required`: False
+    Seven more names are optional. `preload`: the modules that its process imports before it forks.
+    `environment`: variables that are set in its process, a dict of str to str. `prepare`: a
+    function that its process calls before it forks, which raises if what is needed is not there.
+    `memory_limit`: how many bytes it may map while it computes, None for as many as it likes, as
+    accelerators do. `required`: False
     for one that --require-oracles does without. `installs`: what pip is to be given for it, where
     that is more than the distribution. `script`: a function of a problem that returns
     source which, run where the NumPy arrays x, w, b and dy are, sets dx, dw, db (None without b)

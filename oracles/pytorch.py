@@ -1,16 +1,18 @@
 """PyTorch: autograd over conv1d, conv2d and conv3d, on a channels-last view of x.
 
 Variants take other kernels: `contiguous` copies x to channels-first memory, `native` does without
-oneDNN. Others take other ways to the same kernels: `vjp` is torch.func's, `aten` calls
+oneDNN; `cuda` are those of cuDNN on a GPU, `cuda_tf32` the same with TF32, `cuda_native` does
+without cuDNN. Others take other ways to the same kernels: `vjp` is torch.func's, `aten` calls
 convolution_backward itself, `compiled` goes through torch.compile, as far as AOTAutograd.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +41,7 @@ class Variant:
 
     contiguous: bool = False
     onednn: bool = True
+    device: ClassVar[str] = "cpu"
     distribution: str = distribution
     preload: tuple[str, ...] = preload
     domain: Domain = domain
@@ -50,15 +53,16 @@ class Variant:
 
         params = problem.params
         convolve = (F.conv1d, F.conv2d, F.conv3d)[params.rank - 1]
-        x, w = _to_torch(problem.x).requires_grad_(), _to_torch(problem.w).requires_grad_()
-        b = None if problem.b is None else _to_torch(problem.b).requires_grad_()
+        x, w, dy = (self._tensor(array) for array in (problem.x, problem.w, problem.dy))
+        b = None if problem.b is None else self._tensor(problem.b).requires_grad_()
+        x, w = x.requires_grad_(), w.requires_grad_()
         moved = x.movedim(-1, 1)
         if self.contiguous:
-            moved = torch.empty(moved.shape, dtype=moved.dtype).copy_(moved)
+            moved = moved.clone(memory_format=torch.contiguous_format)
         padding = tuple(lo for lo, _ in params.padding)
         if _is_asymmetric(problem):
             moved, padding = F.pad(moved, _pad_argument(problem)), (0,) * params.rank
-        with _onednn(self.onednn):
+        with self._kernels():
             y = convolve(
                 moved,
                 w.movedim((-1, -2), (0, 1)).contiguous(),  # else: grad_weight must be contiguous
@@ -69,9 +73,20 @@ class Variant:
                 groups=params.groups,
             ).movedim(1, -1)
             inputs = [tensor for tensor in (x, w, b) if tensor is not None]
-            gradients = torch.autograd.grad(y, inputs, _to_torch(problem.dy))
+            gradients = torch.autograd.grad(y, inputs, dy)
         dx, dw, *db = map(_to_numpy, gradients)
         return ConvGrads(dx, dw, db[0] if db else None, _to_numpy(y))
+
+    def _tensor(self, array: Array) -> Tensor:
+        return _to_torch(array).to(self.device)
+
+    def _kernels(self) -> contextlib.AbstractContextManager[None]:
+        """Within it PyTorch takes the kernels of this variant."""
+        return _onednn(self.onednn)
+
+    def _settings(self) -> Sequence[str]:
+        """The same as source, to be run once."""
+        return () if self.onednn else _WITHOUT_ONEDNN
 
     def script(self, problem: ConvProblem) -> str:
         """The same as source."""
@@ -88,13 +103,14 @@ class Variant:
             to_numpy = '{}.contiguous().view(torch.int16).numpy().view("bfloat16")'
         if any(map(_must_be_copied, (problem.x, problem.w, problem.dy))):
             to_torch = to_torch.replace("{}", "{}.copy()")
-        a, dy = to_torch.format("a"), to_torch.format("dy")
-        gradient, y = to_numpy.format("g"), to_numpy.format("y.detach()")
+        there, back = ("", "") if self.device == "cpu" else (f".to({self.device!r})", ".cpu()")
+        a, dy = to_torch.format("a") + there, to_torch.format("dy") + there
+        gradient, y = to_numpy.format(f"g{back}"), to_numpy.format(f"y.detach(){back}")
         lines = [
             "import torch",
             "from torch.nn import functional as F",
             "torch.set_num_threads(1)",
-            *([] if self.onednn else _WITHOUT_ONEDNN),
+            *self._settings(),
             f"inputs = [{a}.requires_grad_() for a in (x, w, b) if a is not None]",
             f"y = F.conv{params.rank}d(",
             f"    {moved},",
@@ -163,10 +179,57 @@ def _to_torch(array: Array) -> Tensor:
 def _to_numpy(tensor: Tensor) -> Array:
     import torch
 
-    tensor = tensor.detach().contiguous()
+    tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return np.asarray(tensor.view(torch.int16).numpy()).view("bfloat16")
     return np.asarray(tensor.numpy())
+
+
+@dataclass(frozen=True)
+class Cuda(Variant):
+    """PyTorch on a GPU, by cuDNN or without, its float32 cut to TF32 or not; the same each time.
+
+    cuDNN may not choose its algorithm by trying, nor one whose sums come in any order.
+    """
+
+    cudnn: bool = True
+    tf32: bool = False
+    environment: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # else cuBLAS sums in any order
+    )
+    device: ClassVar[str] = "cuda"
+    memory_limit: ClassVar[None] = None  # CUDA maps all memory that there is, and more
+
+    def prepare(self) -> None:
+        """Raise RuntimeError where there is no GPU, without a use of it, which a fork would end."""
+        import torch
+
+        if torch.version.cuda is None:
+            raise RuntimeError(f"torch {torch.__version__} is built without CUDA")
+        if torch.cuda.device_count() == 0:
+            raise RuntimeError("there is no NVIDIA GPU that CUDA can use")
+
+    @contextlib.contextmanager
+    def _kernels(self) -> Iterator[None]:
+        import torch
+
+        matmul = torch.backends.cuda.matmul
+        before, matmul.allow_tf32 = matmul.allow_tf32, self.tf32
+        with torch.backends.cudnn.flags(
+            enabled=self.cudnn, benchmark=False, deterministic=True, allow_tf32=self.tf32
+        ):
+            try:
+                yield
+            finally:
+                matmul.allow_tf32 = before
+
+    def _settings(self) -> Sequence[str]:
+        return (
+            f"torch.backends.cudnn.enabled = {self.cudnn}",
+            "torch.backends.cudnn.deterministic = True",
+            f"torch.backends.cudnn.allow_tf32 = {self.tf32}",
+            f"torch.backends.cuda.matmul.allow_tf32 = {self.tf32}",
+        )
 
 
 @dataclass(frozen=True)
@@ -267,6 +330,14 @@ script = Variant().script
 contiguous = Variant(contiguous=True)
 native = Variant(
     onednn=False, domain=Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW)
+)
+cuda = Cuda(domain=Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW))
+cuda_tf32 = Cuda(
+    tf32=True,
+    domain=Domain(Box(ranks=(1, 2, 3), dtypes=("float32",)), factors={"float32": "tfloat32"}),
+)
+cuda_native = Cuda(
+    cudnn=False, domain=Domain(Box(ranks=(1, 2, 3), dtypes=DTYPES), accumulation=NARROW)
 )
 vjp = Way(_by_vjp)
 aten = Aten()

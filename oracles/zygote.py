@@ -29,11 +29,9 @@ from typing import Any
 import numpy as np
 
 from oracles import registry
-from oracles.protocol import Box, Caller, Domain, Malformed, Oracle
+from oracles.protocol import MEMORY_LIMIT, Box, Caller, Domain, Malformed, Oracle
 from oracles.wire import Inbox, decode_problem, encode_grads, encode_problem, frame
 from reference.problem import ConvGrads, ConvParams, ConvProblem
-
-MEMORY_LIMIT = 4 << 30  # bytes that computing may map beyond what the import has
 
 END_LIMIT = 1.0  # seconds for what a killed process leaves to end
 
@@ -51,6 +49,7 @@ def main(name: str, control_fd: int) -> None:
         oracle = registry.load(name)
         for module in getattr(oracle, "preload", ()):
             importlib.import_module(module)
+        getattr(oracle, "prepare", lambda: None)()
     except BaseException as error:
         _tell(control, event="failed", message=_words(error))
         raise
@@ -136,7 +135,7 @@ def _fork_child(control: socket.socket, channel: socket.socket, oracle: Oracle) 
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             _die_with_parent()
-            _limit_memory()
+            _limit_memory(getattr(oracle, "memory_limit", MEMORY_LIMIT))
             faulthandler.enable()
             serve(channel, oracle)
         except BaseException:
@@ -205,12 +204,12 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _limit_memory() -> None:
-    """Let this process map MEMORY_LIMIT more than it has; what asks for more gets a MemoryError."""
+def _limit_memory(limit: int | None) -> None:
+    """Let this process map `limit` bytes more than it has; who asks for more gets a MemoryError."""
     statm = Path("/proc/self/statm")
-    if statm.exists():
+    if limit is not None and statm.exists():
         mapped = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_LIMIT, mapped + MEMORY_LIMIT))
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, mapped + limit))
 
 
 def _tell(control: socket.socket, **event: Any) -> None:

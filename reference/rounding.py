@@ -8,7 +8,9 @@ and 4.2; a product that is zero rounds nothing and is not counted, nor is a tap 
 multiplication or an addition whose result underflows loses at most the least normal number more,
 also where a processor flushes it to zero. What is summed in one format and stored in a narrower one
 is rounded once more. On integers nothing is rounded as long as S is at most 2^p, p the precision:
-every partial sum is an integer that the format holds, so there the bound is zero.
+every partial sum is an integer that the format holds, so there the bound is zero. Factors that are
+first cut to p bits are each off by 2^(1-p) of themselves at most, rounded or truncated, which adds
+((1 + 2^(1-p))^2 - 1) S, and nothing where they have no more bits.
 
 An element that a product with NaN or Inf reaches is NaN or Inf whatever the order: it must be that
 very value. One that no such product reaches is what it would be with zeros in their place.
@@ -56,6 +58,9 @@ FORMATS = MappingProxyType(
         "float32": Format(24, 2.0**-126, (2 - 2.0**-23) * 2.0**127),
         "float64": Format(53, 2.0**-1022, (2 - 2.0**-52) * 2.0**1023),
     }
+)
+FACTORS = MappingProxyType(  # what matrix units round float32 to before they multiply
+    {"tfloat32": Format(11, 2.0**-126, (2 - 2.0**-10) * 2.0**127), "bfloat16": FORMATS["bfloat16"]}
 )
 ACCUMULATION = MappingProxyType(  # the least that sums must be computed in, where nothing is said
     {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
@@ -124,9 +129,15 @@ class Expected:
 
 
 def expect(
-    problem: ConvProblem, accumulation: str | None = None, *, conventional: bool = True
+    problem: ConvProblem,
+    accumulation: str | None = None,
+    *,
+    factors: str | None = None,
+    conventional: bool = True,
 ) -> Expected:
     """What `problem` has for an answer if sums are in format `accumulation`.
+
+    `factors` names the format of `FACTORS` that x, w and dy are cut to before they are multiplied.
 
     The right results are computed in float64, those of float64 in longdouble, or in rational
     arithmetic where that is no wider. None of the data may be subnormal: a processor that takes
@@ -142,7 +153,9 @@ def expect(
         want = _of(problem, lambda array: array)
         return Expected(want, _each(lambda a: np.zeros(a.shape), want), absolute_sums(problem))
     if not is_finite(problem):
-        finite = expect(finite_part(problem), accumulation, conventional=conventional)
+        finite = expect(
+            finite_part(problem), accumulation, factors=factors, conventional=conventional
+        )
         rule = _of(problem, _signs)
         want = with_special_values(finite.want, rule)
         return Expected(want, _each(_none_if_special, finite.allowed, rule), finite.sums)
@@ -151,18 +164,22 @@ def expect(
     want, unit_of_want = _in_higher_precision(problem)
     sums = absolute_sums(problem)
     integral = conventional and _is_integral(problem)
-    if integral and _largest(sums) <= _most(min(stored.precision, summed.precision)):
+    cut = _cut(problem, factors)
+    most = _most(min(stored.precision, summed.precision))
+    if integral and _largest(cut) == 0 and _largest(sums) <= most:
         return Expected(want, _each(lambda array: np.zeros(array.shape), sums), sums)
     counts = _of(problem, lambda array: (array != 0).astype(np.float64))
     magnitudes = sums
     if not conventional:
         magnitudes, counts = _norms(problem), _each(lambda n: n + _transform_size(problem), counts)
 
-    def allowed(right: Array, magnitude: Array, count: Array) -> Array:
+    def allowed(right: Array, magnitude: Array, count: Array, cut: Array) -> Array:
         upper = magnitude * (1 + gamma(count + 8, _DOUBLE))  # it and this formula are rounded too
         off = (gamma(count, summed.unit) + gamma(count, unit_of_want)) * upper
         off += 2 * count * summed.tiny
-        if integral:
+        if cut:
+            off += cut * (1 + gamma(count, summed.unit)) * upper
+        if integral and not cut:
             off[magnitude <= _most(summed.precision)] = 0
         if stored.precision < summed.precision:
             size = np.abs(right.astype(np.float64))
@@ -173,7 +190,26 @@ def expect(
         return np.asarray(off)
 
     with np.errstate(over="ignore"):  # infinite: anything finite is near enough
-        return Expected(want, _each(allowed, want, magnitudes, counts), sums)
+        return Expected(want, _each(allowed, want, magnitudes, counts, cut), sums)
+
+
+def _cut(problem: ConvProblem, factors: str | None) -> ConvGrads:
+    """How far off the products of each result are, of themselves, if their factors are cut."""
+    if factors is None:
+        return _NOTHING_CUT
+    precision = FACTORS[factors].precision
+    x, w, dy = (_cut_off(array, precision) for array in (problem.x, problem.w, problem.dy))
+    products = ((1 + a) * (1 + b) - 1 for a, b in ((dy, w), (x, dy), (dy, 0.0), (x, w)))
+    return ConvGrads(*map(np.asarray, products))
+
+
+_NOTHING_CUT = ConvGrads(*(np.zeros(()) for _ in RESULTS))
+
+
+def _cut_off(array: Array, precision: int) -> float:
+    """The most that an element, cut to so many bits, is off, of itself; 0 if none has more."""
+    scaled = np.ldexp(np.frexp(array.astype(np.float64))[0], precision)
+    return 2.0 ** (1 - precision) if (scaled != np.rint(scaled)).any() else 0.0
 
 
 def _most(precision: int) -> float:

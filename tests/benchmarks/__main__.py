@@ -25,13 +25,12 @@ import numpy as np
 from hypothesis import Phase, given, settings
 
 from oracles import divergences
-from oracles.compare import judge, reference_grads
+from oracles.compare import expected_of, judge, reference_grads
 from oracles.protocol import Domain
 from oracles.registry import Entry, connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
 from oracles.worker import ENVIRONMENT, TIME_LIMIT, InProcess, Worker
 from reference import ConvGrads, ConvParams, ConvProblem, conv_backward
-from reference.rounding import expect
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
@@ -70,12 +69,11 @@ def costs(entry: Entry) -> tuple[list[float], float]:
     drawn, generation = draw_problems(entry.oracle.domain)
     asked = [problem for problem in drawn if is_asked(entry, problem)]
     domain, direct, worker = entry.oracle.domain, connect(entry, in_process=True), connect(entry)
-    accumulation = domain.accumulation.get(DTYPE)
     answers: dict[int, ConvGrads] = {}
 
     def reference(problem: ConvProblem) -> None:
         reference_grads(problem)
-        expect(problem, accumulation, conventional=domain.exact)
+        expected_of(problem, domain)
 
     def ask(problem: ConvProblem) -> None:
         answers[id(problem)] = direct.grads(problem)

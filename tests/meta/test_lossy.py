@@ -31,7 +31,7 @@ TOO_SMALL = {
 }
 
 each_fault = pytest.mark.parametrize("name", lossy.FAULTS)
-each_right = pytest.mark.parametrize("name", lossy.RIGHT)
+each_right = pytest.mark.parametrize("name", [*lossy.RIGHT, *lossy.PROMISED])
 each_size = pytest.mark.parametrize("size", SIZES)
 
 
@@ -75,7 +75,7 @@ def kinds(name: str, size: str, fill: str) -> Iterator[str]:
 
 def test_every_oracle_is_listed() -> None:
     """No fault is written and then forgotten."""
-    listed = {*lossy.FAULTS, *lossy.RIGHT}
+    listed = {*lossy.FAULTS, *lossy.RIGHT, *lossy.PROMISED, *lossy.BROKEN}
     assert {key for key, value in vars(lossy).items() if isinstance(value, lossy.Lossy)} == listed
 
 
@@ -118,6 +118,17 @@ def test_caught_by_the_probe(name: str) -> None:
     for rank, dtype in oracle.domain.cells():
         with pytest.raises(Disagreement, match=r"promises float\d\d, \d\d bits, but its d[xw]"):
             verification.probe(oracle, rank, dtype)
+
+
+def test_more_is_lost_than_was_promised() -> None:
+    """TF32 is promised, bfloat16 is what there is: small integers alone do not show it."""
+    verification, oracle = connected("bfloat16_as_tf32")
+    for rank, dtype in oracle.domain.cells():
+        with pytest.raises(Disagreement, match=r"float32, 10 bits, but its d[xw] carries 8 \["):
+            verification.probe(oracle, rank, dtype)
+    with pytest.raises(Disagreement, match=r"lossy:bfloat16_as_tf32 d[xw]\["):
+        verify("bfloat16_as_tf32", "reals", MOST)
+    assert {*kinds("bfloat16_as_tf32", "small", "small integers")} == {"agrees"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis.strategies import SearchStrategy
 
-from oracles.protocol import DTYPES, GROUP_KINDS, KINDS, RESULTS, Box, Domain
+from oracles.protocol import DTYPES, GRADIENTS, GROUP_KINDS, KINDS, RESULTS, Box, Domain
 from reference.problem import RANKS, ConvProblem
 from tests.support import layouts
 from tests.support.space import Wish, can_be, problems_like
@@ -47,11 +47,7 @@ class Rung:
 def narrowed(domain: Domain, **features: Any) -> Domain | None:
     """The part of `domain` with these values of a Box's fields; None if nothing is left."""
     boxes = [part for box in domain.boxes if (part := _part(box, features)) is not None]
-    if not boxes:
-        return None
-    return Domain(
-        *boxes, results=domain.results, exact=domain.exact, accumulation=domain.accumulation
-    )
+    return _like_in_sums(domain, boxes, domain.results)
 
 
 def _part(box: Box, features: Mapping[str, Any]) -> Box | None:
@@ -85,10 +81,19 @@ def plain_part(domain: Domain, **features: Any) -> Domain | None:
     return _like_in_sums(domain, boxes)
 
 
-def _like_in_sums(domain: Domain, boxes: Sequence[Box]) -> Domain | None:
+def _like_in_sums(
+    domain: Domain, boxes: Sequence[Box], results: tuple[str, ...] = GRADIENTS
+) -> Domain | None:
+    """A domain of `boxes` with the sums of `domain`; None without boxes."""
     if not boxes:
         return None
-    return Domain(*boxes, exact=domain.exact, accumulation=domain.accumulation)
+    return Domain(
+        *boxes,
+        results=results,
+        exact=domain.exact,
+        accumulation=domain.accumulation,
+        factors=domain.factors,
+    )
 
 
 def rungs(domain: Domain) -> Iterator[Rung]:

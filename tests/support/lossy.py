@@ -17,6 +17,8 @@ from reference import ConvGrads, ConvProblem, conv_backward
 from reference.problem import Array
 
 RIGHT = ("right", "right_float64", "fourier", "winograd")
+PROMISED = ("tf32_promised", "tf32_cut_off")  # no faults: they say what they lose
+BROKEN = ("bfloat16_as_tf32",)  # loses more than it says
 FAULTS = (
     "tf32_inputs",
     "bfloat16_inputs",
@@ -32,6 +34,7 @@ FAULTS = (
 )
 
 _FLOAT32 = Domain(Box(ranks=(1, 2, 3), dtypes=("float32",)))
+_TF32 = Domain(*_FLOAT32.boxes, factors={"float32": "tfloat32"})
 _PLAIN = Domain(Box(ranks=(1, 2, 3), dtypes=("float32",), groups=("one",)))
 _FLOAT64 = Domain(Box(ranks=(1, 2, 3), dtypes=("float64",)))
 _WINOGRAD = Box((2,), ("float32",), groups=("one",), stride="one", dilation="one")
@@ -246,12 +249,21 @@ def _rounded(array: Array, bits: int) -> Array:
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits))
 
 
+def _cut_off(array: Array, bits: int) -> Array:
+    """float32 numbers without what is beyond `bits` significant bits, as matrix units read them."""
+    mantissa, exponent = np.frexp(array)
+    return np.asarray(np.ldexp(np.trunc(np.ldexp(mantissa, bits)), exponent - bits))
+
+
 def _inside(problem: ConvProblem) -> tuple[slice, ...]:
     """Where in a padded input the input is."""
     sizes = zip(problem.spatial, problem.params.padding)
     return (slice(None), *(slice(lo, lo + size) for size, (lo, _) in sizes))
 
 
+tf32_promised = Lossy(tf32_inputs.compute, _TF32)
+tf32_cut_off = Lossy(lambda problem: _of_inputs(problem, lambda a: _cut_off(a, 11)), _TF32)
+bfloat16_as_tf32 = Lossy(bfloat16_inputs.compute, _TF32)
 right_float64 = Lossy(right.compute, _FLOAT64)
 fourier = Lossy(_fourier, Domain(_FOURIER, exact=False))
 fourier_as_exact = Lossy(_fourier, Domain(_FOURIER))

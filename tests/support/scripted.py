@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from oracles import registry
-from oracles.protocol import Oracle
+from oracles.protocol import MEMORY_LIMIT, Oracle
 from reference.problem import ConvGrads, ConvProblem
 
 
@@ -22,6 +22,7 @@ class Scripted:
         self.distribution = oracle.distribution
         self.preload = getattr(oracle, "preload", ())
         self.environment = getattr(oracle, "environment", {})
+        self.memory_limit = getattr(oracle, "memory_limit", MEMORY_LIMIT)
         self.domain = oracle.domain
 
     def grads(self, problem: ConvProblem) -> ConvGrads:

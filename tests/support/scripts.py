@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from oracles.compare import Verdict, can_be_exact, exact_grads
+from oracles.compare import Verdict, can_be_exact, exact_grads, expected_of
 from oracles.protocol import Domain
 from oracles.registry import Entry
 from oracles.worker import ENVIRONMENT
 from reference.problem import Array, ConvGrads, ConvProblem, array_literal
-from reference.rounding import RESULTS, expect
+from reference.rounding import RESULTS
 
 _REPEATS = 20  # at least, for a fault that does not show at once
 
@@ -77,8 +77,7 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
 
 def _expected(problem: ConvProblem, domain: Domain) -> tuple[ConvGrads, ConvGrads]:
     """The right results in float64, and the most that an answer may be off from these."""
-    accumulation = domain.accumulation.get(problem.dtype.name)
-    expected = expect(problem, accumulation, conventional=domain.exact)
+    expected = expected_of(problem, domain)
     right = exact_grads(problem) if can_be_exact(problem) else expected.want
     wants, offs = {}, {}
     for name in RESULTS:

@@ -12,13 +12,13 @@ from pathlib import Path
 from hypothesis import reject, target
 
 from oracles import divergences, triage
-from oracles.compare import Disagreement, Verdict, judge
-from oracles.protocol import Evidence, NotStarted, OracleError, describe
+from oracles.compare import Disagreement, Verdict, expected_of, judge
+from oracles.protocol import Domain, Evidence, NotStarted, OracleError, describe
 from oracles.registry import Entry, connect
 from oracles.triage import neighbours
 from oracles.worker import MOST_BEFORE, Connection, Incident
 from reference.problem import ConvProblem
-from reference.rounding import FORMATS, RESULTS, absolute_sums, expect
+from reference.rounding import FACTORS, FORMATS, RESULTS, absolute_sums
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
 from tests.support.classes import Class, region_names
@@ -247,14 +247,14 @@ class Verification:
         says of itself that it does not sum conventionally.
         """
         __tracebackhide__ = True
-        precision = FORMATS[dtype].precision
         domain, asked = oracle.domain, 0
+        precision = promised_bits(domain, dtype)
         least, short = precision, None
         for problem in probes(domain, rank, dtype):
             if self.known(oracle.name, problem) or not domain.accepts(problem):
                 continue
             asked += 1
-            expected = expect(problem, domain.accumulation.get(dtype), conventional=domain.exact)
+            expected = expected_of(problem, domain)
             try:
                 grads = oracle.grads(problem)
             except OracleError:
@@ -494,6 +494,13 @@ class Verification:
             asked.close()
         self._asked.clear()
         return self.tally
+
+
+def promised_bits(domain: Domain, dtype: str) -> int:
+    """How many bits of the mantissa a product must carry: one less of factors that are cut off."""
+    if dtype in domain.factors:
+        return FACTORS[domain.factors[dtype]].precision - 1
+    return FORMATS[dtype].precision
 
 
 def is_weak(problem: ConvProblem) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -18,6 +19,7 @@ from reference import ConvParams, ConvProblem, rounding
 from reference.problem import Array
 from reference.rounding import (
     ACCUMULATION,
+    FACTORS,
     FORMATS,
     RESULTS,
     as_rationals,
@@ -74,8 +76,21 @@ def chosen(of_result: dict[tuple[int, ...], list[Term]], random: Random) -> list
     return [longest, random.choice(list(of_result))]
 
 
+def cut(number: Fraction, factors: str, random: Random) -> Fraction:
+    """`number` with as many bits as the format has, rounded or cut off."""
+    mantissa, exponent = math.frexp(float(number))
+    scaled = math.ldexp(mantissa, FACTORS[factors].precision)
+    whole = random.choice((round, math.trunc))(scaled)
+    return Fraction(math.ldexp(whole, exponent - FACTORS[factors].precision))
+
+
 def sum_honestly(
-    dtype: str, accumulation: str | None = None, *, shrink: bool = True, examples: int = 60
+    dtype: str,
+    accumulation: str | None = None,
+    *,
+    factors: str | None = None,
+    shrink: bool = True,
+    examples: int = 60,
 ) -> None:
     """Assert that sums of random problems, in random orders, are as near as they must be."""
     stored, to = FORMATS[dtype], FORMATS[accumulation or ACCUMULATION[dtype]]
@@ -90,13 +105,16 @@ def sum_honestly(
     )
     def honest(problem: ConvProblem, order: str, flush: bool, seed: int) -> None:
         random = Random(seed)
-        expected = expect(problem, accumulation)
+        expected = expect(problem, accumulation, factors=factors)
         for name, of_result in terms(problem).items():
             if not of_result or (name == "db" and problem.b is None):
                 continue
             for index in chosen(of_result, random):
                 parts = of_result[index]
-                got = rounded(summed(parts, order, to, flush, random), stored, flush)
+                kept = parts
+                if factors is not None and (name != "y" or problem.b is None):
+                    kept = [(cut(a, factors, random), cut(b, factors, random)) for a, b in parts]
+                got = rounded(summed(kept, order, to, flush, random), stored, flush)
                 right = sum((a * b for a, b in parts), Fraction(0))
                 allowed = getattr(expected.allowed, name)[index]
                 assert abs(got - right) <= allowed, "exceeds the bound"
@@ -111,6 +129,36 @@ def sum_honestly(
 def test_honest_sums_keep_to_the_bound(dtype: str, accumulation: str | None) -> None:
     """Products, fused or not, flushed or not, summed in any order and rounded where stored."""
     sum_honestly(dtype, accumulation)
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+def test_cut_factors_keep_to_the_bound(factors: str) -> None:
+    """Factors are cut to fewer bits, rounded or not, before they are multiplied."""
+    sum_honestly("float32", factors=factors, examples=200)
+
+
+def test_cut_factors_need_their_part_of_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it an honest sum of them is found to exceed the bound."""
+    monkeypatch.setattr(rounding, "_cut", lambda *_: rounding._NOTHING_CUT)
+    with pytest.raises(AssertionError, match="exceeds the bound"):
+        sum_honestly("float32", factors="tfloat32", shrink=False, examples=200)
+
+
+@pytest.mark.parametrize("factors", FACTORS)
+def test_a_cut_factor_by_hand(factors: str) -> None:
+    """All but all of a unit in the last place is cut off both: 0.8 of the bound, twice is wrong."""
+    unit = 2.0 ** (1 - FACTORS[factors].precision)
+    number = 1 + unit - 2.0**-23
+    problem = in_line([number], [number], [1.0], "float32")
+    expected = expect(problem, factors=factors)
+    got = np.ones((1, 1, 1), np.float32)
+    [ratio] = expected.ratios("y", got)
+    assert 0.8 < ratio <= 1
+    assert expected.wrong("y", got - np.float32(2 * unit)).all()
+    assert (
+        expect(in_line([1.5], [3], [1.0], "float32"), factors=factors).allowed.y
+        == expect(in_line([1.5], [3], [1.0], "float32")).allowed.y
+    )
 
 
 def test_honest_sums_keep_to_the_bound_without_longdouble(monkeypatch: pytest.MonkeyPatch) -> None:
