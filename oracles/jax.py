@@ -18,7 +18,12 @@ from reference.problem import ConvGrads, ConvProblem
 distribution = "jax"
 required = False
 preload = ("jax",)
-environment = {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+environment = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_PLATFORMS": "cpu",
+    # LLVM's -O3 takes minutes for some float64 (tests/findings/jax_float64_compile_time.py)
+    "XLA_FLAGS": "--xla_backend_optimization_level=2",
+}
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
 _AXES = "XYZ"
 _ON_A_GPU = {

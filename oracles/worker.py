@@ -28,6 +28,7 @@ from typing import Any
 
 from oracles import triage
 from oracles.protocol import (
+    RESULTS,
     Caller,
     Crashed,
     Domain,
@@ -184,6 +185,7 @@ class Worker:
         self._ended: dict[str, Any] | None = None  # the zygote's report of the current child's end
         self._history: list[ConvProblem] = []  # what the current child has answered rightly
         self._history_bytes = 0
+        self._sound: tuple[ConvProblem, ConvGrads] | None = None  # what was answered first of all
         self._has_imported = False  # the zygote, and has forked
         self._number = 0  # of the last problem sent
         self._careful = 0  # times that each problem is asked in a new child; 0: once, in the same
@@ -246,9 +248,11 @@ class Worker:
             first = error
         except Raised as error:
             if not self._may_ask(problem):
+                self._end_lost_child()
                 raise
             first = error
         if not triage.is_sudden(first) and (self._believed or not answered):
+            self._end_lost_child()
             raise first  # answered: 0 if the process was new
         history = tuple(self._history)
         self._told("triage of")
@@ -262,6 +266,7 @@ class Worker:
             )
         finally:
             self._told("")
+            self.end_child()  # which has shown a fault, and may show it for others now
         again = "not again in fresh processes"
         before = found.evidence.before if found is not None and found.evidence is not None else ()
         if len(before) > MOST_BEFORE:  # nobody could learn from it
@@ -310,6 +315,28 @@ class Worker:
     def renew(self) -> None:
         """Have the next problem answered in a new process."""
         self.end_child()
+
+    def _end_lost_child(self) -> None:
+        """End a child that has shown a fault if it no longer answers as it did before.
+
+        An error on a GPU ends its context, and all that is asked there afterwards raises too.
+        """
+        if self._channel is None:
+            return
+        if self._sound is None:
+            self.end_child()
+            return
+        problem, before = self._sound
+        try:
+            now = self._ask(problem)
+        except NotStarted:
+            raise
+        except OracleError:
+            self.end_child()
+            return
+        self._history.pop()
+        if not _same(before, now):
+            self.end_child()
 
     def _rehearse(self, problems: Sequence[ConvProblem], wrong: Wrong) -> triage.Shown | None:
         self.end_child()
@@ -380,6 +407,7 @@ class Worker:
                 grads = decode_grads(header, body, self.domain.results)
                 self._history.append(problem)
                 self._history_bytes += len(message)
+                self._sound = self._sound or (problem, grads)
                 return grads
         except TimeoutError:
             self.end_child()
@@ -524,6 +552,14 @@ class Worker:
         start = max(size - 4000, self._log_mark)
         tail = os.pread(self._log.fileno(), size - start, start)
         return tail.decode(errors="replace").strip()
+
+
+def _same(one: ConvGrads, other: ConvGrads) -> bool:
+    """Whether two answers are the same, bit for bit."""
+    pairs = ((getattr(one, name), getattr(other, name)) for name in RESULTS)
+    return all(
+        (a is None) == (b is None) and (a is None or a.tobytes() == b.tobytes()) for a, b in pairs
+    )
 
 
 def _fingerprint(problem: ConvProblem) -> bytes:

@@ -190,6 +190,35 @@ def test_the_guilty_problem_is_found(name: str, kind: str, words: str, start) ->
     assert worker.incidents == []
 
 
+@pytest.mark.parametrize("name", ["raises_ever_after", "wrong_ever_after"])
+def test_what_a_fault_leaves_behind_is_not_blamed_on_others(name: str, start) -> None:
+    """A process that a fault has spoilt is not asked for smaller problems."""
+    worker = start(name)
+
+    @settings(database=None, derandomize=True, deadline=None)
+    @given(problem=problems(worker.domain, 2, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        judge(worker, problem).check()
+
+    with pytest.raises(Disagreement) as caught:
+        agrees()
+    problem = caught.value.verdict.problem
+    assert problem.params == ConvParams(dilation=(2, 1))
+    assert problem.x.size == problem.w.size == problem.dy.size == 1
+    outside = replace(PROBLEM, dy=PROBLEM.dy[:, :, :1], params=ConvParams(stride=(1, 2)))
+    assert judge(worker, outside).kind == "agrees"
+    assert worker.incidents == []
+
+
+def test_a_refusal_that_spoils_the_process_is_one(start) -> None:
+    """Outside the domain an error that lasts is blamed on nobody else either."""
+    worker = start("raises_ever_after")
+    worker._may_ask = lambda problem: problem.params.dilation == (1, 1)
+    dilated = replace(PROBLEM, params=ConvParams(dilation=(2, 1)))
+    kinds = [judge(worker, problem).kind for problem in (PROBLEM, dilated, PROBLEM)]
+    assert kinds == ["agrees", "raises", "agrees"]
+
+
 def test_a_fault_that_needs_hundreds_of_problems_is_an_incident(start) -> None:
     """It was made to show again, but no problem can be blamed: all is kept, the run goes on."""
     worker = start("crashes_at_problem_700")

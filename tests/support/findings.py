@@ -80,7 +80,11 @@ def main() -> int:
 
 
 def _version(path: Path) -> str:
-    wanted = {"pytorch": ("torch",), "tensorflow": ("tensorflow-cpu", "tensorflow")}
+    wanted = {
+        "pytorch": ("torch",),
+        "tensorflow": ("tensorflow-cpu", "tensorflow"),
+        "jax": ("jax",),
+    }
     for name in wanted[path.name.partition("_")[0]]:
         try:
             return importlib.metadata.version(name)

@@ -464,6 +464,23 @@ class Spoilt(Citizen):
 wrong_ever_after = Spoilt()
 
 
+class Lost(Citizen):
+    """Raises where the first dilation is 2, and from then on everywhere: a GPU lost to an error."""
+
+    def __init__(self) -> None:
+        self.is_lost = False
+
+    def grads(self, problem: ConvProblem) -> Any:
+        """Right, or an error that lasts."""
+        self.is_lost |= problem.params.dilation[0] == 2
+        if self.is_lost:
+            raise RuntimeError("an illegal memory access was encountered")
+        return reference_grads(problem)
+
+
+raises_ever_after = Lost()
+
+
 @Bad
 def two_regions(problem: ConvProblem) -> Any:
     """Crashes where the first stride is 2, and is wrong where there are three filters or more."""
