@@ -1,22 +1,27 @@
 """What an oracle takes, found out by asking: its domain, and what becomes of all else.
 
 Every rank, dtype and kind of groups is tried with plain problems, then with each mixture of
-strides, dilation and padding; all data are small integers, which every dtype holds.
+strides, dilation and padding; all data are small integers, which every dtype holds. A verification
+tries it too, of every oracle, for a table of its report: what is right, refused, wrong or crashes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from random import Random
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 
-from oracles.compare import judge
+from oracles.compare import Verdict, judge
 from oracles.protocol import DTYPES, GROUP_KINDS, KINDS, RESULTS, Box, Domain, GroupKind
 from oracles.registry import Entry
 from oracles.worker import Connection, InProcess, Worker
@@ -25,11 +30,11 @@ from tests.support import layouts
 from tests.support.strategies import problems
 from tests.support.verification import is_weak
 
-RIGHT, REFUSES, WRONG, CRASHES = "right", "refuses", "wrong", "crashes"
-OUTCOMES = (RIGHT, WRONG, CRASHES, REFUSES)
+RIGHT, KNOWN, REFUSES, WRONG, CRASHES = "right", "known defect", "refuses", "wrong", "crashes"
+OUTCOMES = (RIGHT, KNOWN, WRONG, CRASHES, REFUSES)
 _OF_KIND = {"agrees": RIGHT, "raises": REFUSES, "differs": WRONG, "malformed": WRONG}
 _NARROWEST = "bfloat16"
-_EACH = 4  # problems of a mixture
+EACH = 4  # problems of a mixture
 _DRAWN = 80  # among which they are looked for
 _AXIS = ("stride", "dilation", "padding")
 Mixture = tuple[str, ...]
@@ -51,9 +56,21 @@ class Place:
 
 
 class Probe:
-    """One oracle, asked for whatever it may not take."""
+    """One oracle, asked for whatever it may not take; `each` is how many problems of a mixture.
 
-    def __init__(self, entry: Entry, time_limit: float) -> None:
+    What is `known` to the ledger is not asked. `found` has what became of the problems of a place,
+    `wrong` a message for each where they are wrong, `broken` the verdicts on those that lie in the
+    oracle's own domain and were not answered rightly.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        time_limit: float,
+        *,
+        each: int = EACH,
+        known: Callable[[ConvProblem], bool] = lambda _: False,
+    ) -> None:
         results = entry.oracle.domain.results
         anything = Domain(Box(ranks=RANKS, dtypes=DTYPES), results=results)
         self.name = entry.name
@@ -63,6 +80,10 @@ class Probe:
         self.results: set[str] = set()
         self.asked = 0
         self.wrong: dict[Place, str] = {}
+        self.broken: list[Verdict] = []
+        self._claims = entry.oracle.domain.accepts
+        self._each = each
+        self._known = known
         self._oracle: Connection = (
             InProcess(entry.name, entry.oracle)
             if entry.ours
@@ -76,18 +97,20 @@ class Probe:
             )
         )
 
-    def run(self) -> None:
-        """Try everything; what follows from a plain problem that is not right is left out."""
-        for rank, dtype, kind in itertools.product(RANKS, DTYPES, GROUP_KINDS):
-            place = Place(rank, dtype, kind)
-            if self.attempt(place) != {RIGHT}:
-                continue
-            for mixture in mixtures(rank):
-                if mixture != PLAIN:
-                    self.attempt(replace(place, mixture=mixture))
-            self.attempt(replace(place, empty=True))
-            for layout in layouts.NAMES:
-                self.attempt(replace(place, layout=layout))
+    def run(self, seconds: float = math.inf) -> None:
+        """Try everything; what follows from a plain problem that is not right is left out.
+
+        When `seconds` are over the rest is left out too, of all kinds alike.
+        """
+        until = time.monotonic() + seconds
+        plain = [Place(*of) for of in itertools.product(RANKS, DTYPES, GROUP_KINDS)]
+        right = [place for place in plain if self.attempt(place) == {RIGHT}]
+        others = [other for place in right for other in beside(place)]
+        if seconds < math.inf:
+            Random(0).shuffle(others)
+        for place in others:
+            if time.monotonic() < until:
+                self.attempt(place)
 
     def close(self) -> None:
         """End the oracle's processes."""
@@ -96,11 +119,16 @@ class Probe:
     def attempt(self, place: Place) -> set[str]:
         """Ask for problems of one place; returns what became of them."""
         outcomes = self.found.setdefault(place, set())
-        for problem in samples(place.rank, place.groups, place.mixture, self._most):
+        for problem in samples(place.rank, place.groups, place.mixture, self._each, self._most):
             asked = _changed(problem, place)
+            if self._known(asked):
+                outcomes.add(KNOWN)
+                continue
             verdict = judge(self._oracle, asked)
             self.asked += 1
             outcomes.add(_OF_KIND.get(verdict.kind, CRASHES))
+            if verdict.kind != "agrees" and self._claims(asked):
+                self.broken.append(verdict)
             if verdict.kind == "agrees":
                 self.results |= {name for name, is_right in verdict.results.items() if is_right}
             elif verdict.kind != "raises":
@@ -141,6 +169,10 @@ class Probe:
         results = tuple(name for name in RESULTS if name in self.results)
         return Domain(*boxes, results=results) if boxes else None
 
+    def cells(self) -> dict[str, str]:
+        """What became of each row of the table, in words."""
+        return {name: self.row(places) for name, places in rows(self.found).items()}
+
     def row(self, places: Iterable[Place]) -> str:
         """What became of what was tried there, in words; "-" for nothing.
 
@@ -153,6 +185,16 @@ class Probe:
         )
         found = set().union(*(self.found.get(place, set()) for place in kept))
         return " / ".join(outcome for outcome in OUTCOMES if outcome in found) or "-"
+
+
+def beside(place: Place) -> Iterator[Place]:
+    """The same, each with one mixture, or empty, or with one layout."""
+    for mixture in mixtures(place.rank):
+        if mixture != PLAIN:
+            yield replace(place, mixture=mixture)
+    yield replace(place, empty=True)
+    for layout in layouts.NAMES[1:]:
+        yield replace(place, layout=layout)
 
 
 def mixtures(rank: int) -> list[Mixture]:
@@ -169,9 +211,9 @@ def includes(mixture: Mixture, less: Mixture) -> bool:
 
 @lru_cache(maxsize=512)
 def samples(
-    rank: int, kind: GroupKind, mixture: Mixture, most: int | None = None
+    rank: int, kind: GroupKind, mixture: Mixture, each: int = EACH, most: int | None = None
 ) -> tuple[ConvProblem, ...]:
-    """Problems with each of these kinds, of so many elements at most, in the narrowest dtype."""
+    """So many problems with each of these kinds, of `most` elements, in the narrowest dtype."""
     boxed = dict(zip(_AXIS, mixture))
     plain = Box((rank,), (_NARROWEST,), (kind,), empty_batch=False, max_elements=most)
     box = replace(plain, **boxed)  # type: ignore[arg-type]  # of each field, one of its kinds
@@ -195,11 +237,18 @@ def samples(
     @given(problem=problems(Domain(box), rank, _NARROWEST))
     def draw(problem: ConvProblem) -> None:
         fits = any(other.misfit(problem) is None for other in narrower)
-        if len(found) < _EACH and not fits and not is_weak(problem):
+        if not fits and not is_weak(problem):
             found.append(problem)
+        if len(found) >= each:
+            raise _Enough
 
-    draw()
-    return tuple(found)
+    with contextlib.suppress(_Enough):
+        draw()
+    return tuple(found[:each])
+
+
+class _Enough(Exception):
+    """Nothing more need be drawn."""
 
 
 def _changed(problem: ConvProblem, place: Place) -> ConvProblem:
@@ -228,32 +277,38 @@ def source(domain: Domain) -> str:
     return f"domain = Domain(\n{lines}    results={domain.results!r},\n)"
 
 
-def matrix(probes: Sequence[Probe]) -> str:
-    """What each oracle makes of each rank, dtype and so on, as a Markdown table."""
-    every = {place: None for probe in probes for place in probe.found}
+def rows(every: Iterable[Place]) -> dict[str, list[Place]]:
+    """The rows of a table of what is taken, and the places that each is about."""
+    every = list(every)
     plain = [p for p in every if p.mixture == PLAIN and p.layout == "C" and not p.empty]
     cells = itertools.product(RANKS, DTYPES)
-    rows = {
+    found = {
         f"{rank}-D {dtype}": [
             p for p in plain if (p.rank, p.dtype, p.groups) == (rank, dtype, "one")
         ]
         for rank, dtype in cells
     }
-    rows |= {f"groups: {kind}": [p for p in plain if p.groups == kind] for kind in GROUP_KINDS[1:]}
+    found |= {f"groups: {kind}": [p for p in plain if p.groups == kind] for kind in GROUP_KINDS[1:]}
     for mixture in itertools.product(*(KINDS[name] for name in _AXIS)):
         if mixture != PLAIN:
             words = [f"{n} {kind}" for n, kind, no in zip(_AXIS, mixture, PLAIN) if kind != no]
-            rows[", ".join(words)] = [p for p in every if p.mixture == mixture]
-    rows["empty batch"] = [p for p in every if p.empty]
-    rows |= {
+            found[", ".join(words)] = [p for p in every if p.mixture == mixture]
+    found["empty batch"] = [p for p in every if p.empty]
+    found |= {
         f"memory: {name}": [p for p in every if p.layout == name] for name in layouts.NAMES[1:]
     }
+    return found
+
+
+def matrix(probes: Sequence[Probe]) -> str:
+    """What each oracle makes of each rank, dtype and so on, as a Markdown table."""
+    cells = [probe.cells() for probe in probes]
     lines = [
         f"| | {' | '.join(probe.name for probe in probes)} |",
         "|---" * (len(probes) + 1) + "|",
     ]
-    for name, places in rows.items():
-        lines.append(f"| {name} | {' | '.join(probe.row(places) for probe in probes)} |")
+    names = dict.fromkeys(name for of in cells for name in of)
+    lines += [f"| {name} | {' | '.join(of.get(name, '-') for of in cells)} |" for name in names]
     return "\n".join(lines)
 
 
@@ -268,7 +323,7 @@ def discover(entries: Sequence[Entry], time_limit: float) -> str:
         domain = probe.domain()
         words = source(domain) if domain is not None else "# nothing is right"
         wrong = "".join(
-            f"\n# {message}" for message in dict.fromkeys(list(probe.wrong.values())[:_EACH])
+            f"\n# {message}" for message in dict.fromkeys(list(probe.wrong.values())[:EACH])
         )
         parts.append(
             f"{probe.name}, asked {probe.asked:,} problems:\n\n"

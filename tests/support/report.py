@@ -240,6 +240,7 @@ class Report:
             "bits": {name: count.bits[name] for name in FORMATS if name in count.bits},
             "regions": count.regions,
             "three classes": {"met": count.met, "valid": count.valid, "missing": count.missing},
+            "support": count.support,
             "domain": _boxes(entry),
         }
 

@@ -48,7 +48,7 @@ class Count:
     by dtype and result, `regions` how many problems were in each. `spread` counts, by result, the
     problems whose largest error / bound lies in each 20th from 0 to 1. `met` of `valid` three
     levels of the covering array have met, and `missing` have not, though the ledger says nothing of
-    them.
+    them. `support` says of each kind of problem what became of those that were tried.
     """
 
     problems: int = 0
@@ -66,6 +66,7 @@ class Count:
     met: int = 0
     valid: int = 0
     missing: int = 0
+    support: dict[str, str] = field(default_factory=dict)
 
     def cell(self, result: str, *, claimed: bool = True) -> str:
         """What the table says of one of dx, dw, db and y, which the oracle has `claimed` or not."""
@@ -237,6 +238,7 @@ class Tally:
                 self.add_region(oracle, region, problems)
             if row["valid"]:
                 self.add_coverage(oracle, row["met"], row["valid"], row["missing"])
+            count.support.update(row["support"])
             for dtype, of_results in row["bits"].items():
                 for result, bits in of_results.items():
                     self.add_bits(oracle, dtype, result, bits)

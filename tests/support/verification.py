@@ -87,7 +87,7 @@ class Verification:
         self.activity = ""
         self._entries = {entry.name: entry for entry in entries}
         self._in_process = in_process
-        self._time_limit = time_limit
+        self.time_limit = time_limit
         self._connections: dict[str, Connection] = {}
         self._asked: list[Asked] = []
         self._ledger = ledger
@@ -114,7 +114,7 @@ class Verification:
             self._connections[name] = connect(
                 entry,
                 in_process=self._in_process,
-                time_limit=self._time_limit,
+                time_limit=self.time_limit,
                 told=lambda text: setattr(self, "activity", f"{text} {name}" if text else ""),
                 may_ask=lambda problem: (
                     entry.oracle.domain.accepts(problem) and not self.known(name, problem)
