@@ -239,6 +239,7 @@ class Report:
             "error/bound": {"largest": count.ratio, "spread": count.spread},
             "bits": {name: count.bits[name] for name in FORMATS if name in count.bits},
             "regions": count.regions,
+            "all regions": count.all_regions,
             "three classes": {"met": count.met, "valid": count.valid, "missing": count.missing},
             "domain": _boxes(entry),
         }

@@ -45,7 +45,8 @@ class Count:
 
     `exact` of those that `agreed` had to be equal. `weak` are the problems in which hardly a fault
     could have shown, `ratio` is the largest error / bound, `bits` what is carried of the mantissa,
-    by dtype and result, `regions` how many problems were in each. `spread` counts, by result, the
+    by dtype and result, `regions` how many problems were in each, `all_regions` whether these are
+    all that the domain has. `spread` counts, by result, the
     problems whose largest error / bound lies in each 20th from 0 to 1. `met` of `valid` three
     levels of the covering array have met, and `missing` have not, though the ledger says nothing of
     them.
@@ -63,6 +64,7 @@ class Count:
     bits: dict[str, dict[str, int]] = field(default_factory=dict)
     spread: dict[str, list[int]] = field(default_factory=dict)
     regions: dict[str, int] = field(default_factory=dict)
+    all_regions: bool = False
     met: int = 0
     valid: int = 0
     missing: int = 0
@@ -235,6 +237,7 @@ class Tally:
                 count.spread[result] = [one + other for one, other in sums]
             for region, problems in row["regions"].items():
                 self.add_region(oracle, region, problems)
+            count.all_regions |= row["all_regions"]
             if row["valid"]:
                 self.add_coverage(oracle, row["met"], row["valid"], row["missing"])
             for dtype, of_results in row["bits"].items():
@@ -314,10 +317,10 @@ def coverage_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
         if count.regions:
             fewest = min(count.regions, key=lambda name: count.regions[name])
             reached = sum(map(bool, count.regions.values()))
-            parts.append(
-                f"{reached} of {len(count.regions)} regions, "
-                f'the fewest problems in "{fewest}" ({count.regions[fewest]:,})'
-            )
+            part = f"{reached} of {len(count.regions)} regions, "
+            if not count.all_regions:
+                part = f"{reached} regions, not all were asked for, "
+            parts.append(f'{part}the fewest problems in "{fewest}" ({count.regions[fewest]:,})')
         if parts:
             lines.append(f"{entry.name}: {'; '.join(parts)}")
     return lines

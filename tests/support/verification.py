@@ -191,8 +191,9 @@ class Verification:
         """The regions of its domain in which `oracle` was asked nothing, but for the ledger's."""
         for name in region_names(oracle.domain):
             self.tally.add_region(oracle.name, name, 0)
-        asked = self.tally.count(oracle.name).regions
-        empty = (name for name, problems in asked.items() if not problems)
+        count = self.tally.count(oracle.name)
+        count.all_regions = True
+        empty = (name for name, problems in count.regions.items() if not problems)
         return [name for name in empty if (oracle.name, name) not in self._regions_left_out]
 
     def _count_regions(self, oracle: str, problem: ConvProblem) -> None:
