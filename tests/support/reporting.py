@@ -35,6 +35,8 @@ COLUMNS = (
     "seconds",
 )
 _MOST_ELEMENTS = 4096
+RANDOM = "random problems"
+CLASSES = "classes of problems"
 SPREAD = 20  # parts that error / bound, from 0 to 1, is counted in
 _NUMERIC = ("problems", "left out by ledger", "weak", "error/bound", "seconds")
 
@@ -49,7 +51,8 @@ class Count:
     all that the domain has. `spread` counts, by result, the
     problems whose largest error / bound lies in each 20th from 0 to 1. `met` of `valid` three
     levels of the covering array have met, and `missing` have not, though the ledger says nothing of
-    them.
+    them. `cut` says of random problems and of classes, those that there was no time for, and of how
+    many.
     """
 
     problems: int = 0
@@ -68,6 +71,7 @@ class Count:
     met: int = 0
     valid: int = 0
     missing: int = 0
+    cut: dict[str, list[int]] = field(default_factory=dict)
 
     def cell(self, result: str, *, claimed: bool = True) -> str:
         """What the table says of one of dx, dw, db and y, which the oracle has `claimed` or not."""
@@ -180,6 +184,11 @@ class Tally:
         count = self.count(oracle)
         count.met, count.valid, count.missing = met, valid, missing
 
+    def add_cut(self, oracle: str, kind: str, cut: int, wanted: int) -> None:
+        """Count those of a kind that there was no time for, of so many."""
+        row = self.count(oracle).cut.setdefault(kind, [0, 0])
+        row[:] = row[0] + cut, row[1] + wanted
+
     def add_left_out(self, oracle: str) -> None:
         """Count one problem that the ledger keeps from `oracle`."""
         self.count(oracle).left_out += 1
@@ -240,6 +249,8 @@ class Tally:
             count.all_regions |= row["all_regions"]
             if row["valid"]:
                 self.add_coverage(oracle, row["met"], row["valid"], row["missing"])
+            for kind, (cut, wanted) in row["cut"].items():
+                self.add_cut(oracle, kind, cut, wanted)
             for dtype, of_results in row["bits"].items():
                 for result, bits in of_results.items():
                     self.add_bits(oracle, dtype, result, bits)
@@ -323,6 +334,17 @@ def coverage_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
             parts.append(f'{part}the fewest problems in "{fewest}" ({count.regions[fewest]:,})')
         if parts:
             lines.append(f"{entry.name}: {'; '.join(parts)}")
+    return lines
+
+
+def cut_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
+    """One line per oracle that there was not time enough for: what it was not asked."""
+    lines = []
+    for entry in entries:
+        cut = tally.counts.get(entry.name, Count()).cut
+        parts = [f"{some:,} of {of:,} {kind}" for kind, (some, of) in cut.items() if some]
+        if parts:
+            lines.append(f"{' and '.join(parts)} of {entry.name}")
     return lines
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from hypothesis import reject, target
@@ -21,6 +21,7 @@ from reference.problem import ConvProblem
 from reference.rounding import FACTORS, FORMATS, RESULTS, absolute_sums
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
+from tests.support.budget import ENDLESS, Budget, OutOfTime
 from tests.support.classes import Class, region_names
 from tests.support.coverage import Met, coverage_of
 from tests.support.fixed import probes
@@ -61,7 +62,8 @@ class Verification:
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
     is not asked is no success. Without `ledger` every oracle is asked for everything that it
     accepts; `keep_going` leaves out what has been found and looks for more. `baseline` is what the
-    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with.
+    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with,
+    `budget` the time that there is. `chosen` are the oracles that the user has named.
     """
 
     def __init__(
@@ -77,8 +79,12 @@ class Verification:
         keep_going: bool = False,
         baseline: drift.Rows | None = None,
         seed: int = 0,
+        budget: Budget = ENDLESS,
+        chosen: Collection[str] = (),
     ) -> None:
         self.tally = tally
+        self.budget = budget
+        self._chosen = chosen
         self.seed = seed
         self.recovered = [] if replay else self._recover(regressions)
         self.kept = list(replay) or kept_files(regressions)
@@ -102,6 +108,10 @@ class Verification:
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
         return self._entries[name]
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether an oracle is not there by chance: it is required, or the user has named it."""
+        return name in self._chosen or self._entries[name].required
 
     def connection(self, name: str) -> Connection:
         """The oracle called `name`, which is one of those chosen."""
@@ -362,6 +372,8 @@ class Verification:
                 with self.keeping():
                     run(int(min(count, sys.maxsize)))
                 break
+            except OutOfTime:
+                break
             except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
                 found = leaves(error)
                 failures += [failure for failure in found if isinstance(failure, Disagreement)]
@@ -397,7 +409,8 @@ class Verification:
             for problem in neighbours(verdict.problem):
                 if connection.domain.accepts(problem):
                     self.verify(connection, problem)
-            run(_EXPLORED)
+            with contextlib.suppress(OutOfTime):
+                run(_EXPLORED)
         finally:
             seen.exploring_until = 0.0
             self.activity = ""
