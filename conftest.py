@@ -425,7 +425,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     state = "interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else "finished"
     report.write(state)
     verdict = report.verdict(state)
-    has_asked = bool(config.stash[VERIFICATION].tally.counts)
+    has_asked = config.stash[VERIFICATION].tally.has_asked
     if has_asked or config.getoption("--report") or verdict["reasons"]:
         terminalreporter.section("verdict")
         terminalreporter.write_line(verdict["sentence"], **{verdict["colour"]: True})

@@ -67,6 +67,9 @@ REASONS: Mapping[str, str] = {
 }
 
 
+_RANKS = list(REASONS)
+
+
 @dataclass
 class Outcome:
     """One test: why it is red, and its last words.
@@ -128,8 +131,10 @@ class Report:
         known.seconds += report.duration
         if report.failed:
             known.outcome = "failed" if report.when == "call" else "error"
-            known.reason = getattr(report, "reason", "test")
-            known.words = _last_words(report)
+            reason = getattr(report, "reason", "")
+            if reason or not known.reason:  # else it is known from a subtest
+                known.reason = min((reason or "test", known.reason or "test"), key=_RANKS.index)
+                known.words = _last_words(report)
         elif report.skipped and known.outcome == "passed":
             known.outcome = "skipped"
             known.words = (
@@ -150,15 +155,19 @@ class Report:
             return
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            content = self.content(state)
-            before = _read(directory / "report.json")
-            text = json.dumps(content, indent=1, allow_nan=False)
-            write_atomically(directory / "report.json", text + "\n")
-            for name in ("summary.md", "report.html"):
-                write_atomically(directory / name, render(name, content))
-            self.problem = ""
         except OSError as error:
-            self.problem = f"{error.filename or directory}: {error.strerror}"
+            self.problem = f"{directory}: {error.strerror}"
+            return
+        before = _read(directory / "report.json")
+        content = self.content(state)
+        problems = []
+        for name in ("summary.md", "report.json", "report.html"):  # the smallest first
+            try:
+                write_atomically(directory / name, render(name, content))
+            except OSError as error:
+                problems.append(f"{directory / name}: {error.strerror}")
+        self.problem = "; ".join(problems)
+        if problems:
             return
         old = str(before.get("run", ""))
         if state != "running" and old != self._run and before.get("state") != "running":
@@ -233,7 +242,7 @@ class Report:
         counts["interrupted"] += state == "interrupted"
         about = {}
         if state == "finished" and not self._config.getoption("collectonly"):
-            is_idle = self._directory is not None and not tally.problems
+            is_idle = self._directory is not None and not tally.has_asked
             about["nothing asked"] = self._unasked(tally) or [""] * is_idle
             about["too few"] = self._too_few(tally)
             counts.update({reason: len(names) for reason, names in about.items()})
@@ -252,7 +261,7 @@ class Report:
         if not self._config.getoption("--require-oracles"):
             return []
         counts = tally.counts
-        return [e.name for e in self._wanted if not counts.get(e.name, Count()).problems]
+        return [e.name for e in self._wanted if not counts.get(e.name, Count()).has_asked]
 
     def _too_few(self, tally: Tally) -> list[str]:
         """The oracles that were asked fewer problems than the user wants, and how many."""
@@ -281,16 +290,15 @@ class Report:
     def _sentence(self, tally: Tally, reasons: list[dict[str, Any]], state: str) -> str:
         counts = tally.counts
         asked = [e.name for e in self._entries if counts.get(e.name, Count()).problems]
-        done = f"{tally.problems:,} problems were put to {_and(asked)}"
-        if not asked:
-            done = "No oracle was asked anything"
+        done = f" {tally.problems:,} problems were put to {_and(asked)}." if asked else ""
         cut = self._cut_words(tally)
         if reasons:
             names = ", ".join(f"{r['reason']} ({r['count']})" for r in reasons)
-            return f"Red: {names}. {done}.{cut}"
+            return f"Red: {names}.{done}{cut}"
         if state == "running":
-            return f"This run has not ended, or was killed. Nothing is red so far. {done}."
-        return f"Green: {done}, and every answer agrees with the reference.{cut}"
+            return f"This run has not ended, or was killed. Nothing is red so far.{done}"
+        agree = "Every answer agrees with the reference." if asked else "All tests pass."
+        return f"Green:{done} {agree}{cut}"
 
     def _cut_words(self, tally: Tally) -> str:
         """A sentence on what there was no time for; "" if there was for everything."""
@@ -409,7 +417,9 @@ def _short(value: float) -> str:
 
 
 def render(name: str, content: Mapping[str, Any]) -> str:
-    """The file `name` from the template of that name."""
+    """The file `name`: JSON, or from the template of that name."""
+    if name.endswith(".json"):
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -51,8 +51,9 @@ class Count:
     all that the domain has. `spread` counts, by result, the
     problems whose largest error / bound lies in each 20th from 0 to 1. `met` of `valid` three
     levels of the covering array have met, and `missing` have not, though the ledger says nothing of
-    them. `cut` says of random problems and of classes, those that there was no time for, and of how
-    many.
+    them. `checks` are the problems of probes and of the contract, where nobody is held against the
+    reference. `cut` says of random problems and of classes, those that there was no time for, and
+    of how many.
     """
 
     problems: int = 0
@@ -72,6 +73,12 @@ class Count:
     valid: int = 0
     missing: int = 0
     cut: dict[str, list[int]] = field(default_factory=dict)
+    checks: int = 0
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether anything was asked, though it be a probe or what the contract promises."""
+        return bool(self.problems or self.checks)
 
     def cell(self, result: str, *, claimed: bool = True) -> str:
         """What the table says of one of dx, dw, db and y, which the oracle has `claimed` or not."""
@@ -145,6 +152,11 @@ class Tally:
         """How many problems have been asked so far, of all oracles."""
         return sum(count.problems for count in self.counts.values())
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether any oracle was asked anything."""
+        return any(count.has_asked for count in self.counts.values())
+
     def count(self, oracle: str) -> Count:
         """The row of `oracle`."""
         return self.counts.setdefault(oracle, Count())
@@ -188,6 +200,10 @@ class Tally:
         """Count those of a kind that there was no time for, of so many."""
         row = self.count(oracle).cut.setdefault(kind, [0, 0])
         row[:] = row[0] + cut, row[1] + wanted
+
+    def add_check(self, oracle: str) -> None:
+        """Count a problem of a probe or of the contract."""
+        self.count(oracle).checks += 1
 
     def add_left_out(self, oracle: str) -> None:
         """Count one problem that the ledger keeps from `oracle`."""
@@ -235,6 +251,7 @@ class Tally:
             count.unanswered += row["unanswered"]
             count.left_out += row["left_out"]
             count.weak += row["weak"]
+            count.checks += row["checks"]
             count.seconds += row["seconds"]
             count.ratio = max(count.ratio, row["ratio"])
             for result in RESULTS:

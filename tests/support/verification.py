@@ -265,6 +265,7 @@ class Verification:
             if self.known(oracle.name, problem) or not domain.accepts(problem):
                 continue
             asked += 1
+            self.tally.add_check(oracle.name)
             expected = expected_of(problem, domain)
             try:
                 grads = oracle.grads(problem)
