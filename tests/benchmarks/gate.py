@@ -6,8 +6,12 @@ pull requests that break something and what their authors see.
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +20,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.regressions import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 ORACLES = "tests/verification/test_oracles.py"
@@ -295,18 +301,286 @@ def verdict_of(output: str) -> str:
     """The section "verdict": the sentence, and the lines that belong to it; "" if there is none."""
     section = r"^=+ verdict =+\n(.*?)(?=^report: |^the report |^!+ |^=+ |\Z)"
     found = re.search(section, output, re.DOTALL | re.MULTILINE)
-    return found[1].rstrip() if found else ""
+    return found[1].strip() if found else ""
+
+
+FASTCONV = """\
+import numpy as np
+
+
+def backward(x, w, dy, stride, padding, dilation):
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    dx, dw = np.zeros_like(padded), np.zeros_like(w)
+    for tap in np.ndindex(w.shape[:2]):
+        here = _cells(tap, dy.shape[1:3], stride, dilation)
+        dw[tap] = _product(padded[here].reshape(-1, x.shape[-1]).T, dy.reshape(-1, dy.shape[-1]))
+        dx[here] += dy @ w[tap].T
+    (top, _), (left, _) = padding
+    return dx[:, top : top + x.shape[1], left : left + x.shape[2]], dw, dy.sum((0, 1, 2))
+
+
+def _cells(tap, outs, stride, dilation):
+    starts = [k * d for k, d in zip(tap, dilation)]
+    along = zip(starts, outs, stride)
+    return (slice(None), *(slice(b, b + (o - 1) * s + 1, s) for b, o, s in along))
+
+
+def _product(x, dy):
+    return (x.astype("float64") @ dy.astype("float64")).astype(x.dtype)
+"""
+LESS_EXACT = FASTCONV.replace(
+    'return (x.astype("float64") @ dy.astype("float64")).astype(x.dtype)', "return x @ dy"
+)
+CRASHES = (
+    FASTCONV.replace("import numpy as np\n", "import ctypes\n\nimport numpy as np\n").replace(
+        "    for tap in np.ndindex(w.shape[:2]):\n",
+        "    if max(dilation) > 1:\n"
+        "        ctypes.memset(_workspace(w.shape), 0, w.nbytes)\n"
+        "    for tap in np.ndindex(w.shape[:2]):\n",
+    )
+    + """
+
+_memory = np.empty(1 << 24, "uint8")
+
+
+def _workspace(shape):
+    return _memory.ctypes.data if shape[2] > 1 else None
+"""
+)
+ORACLE = """\
+from fastconv import backward
+
+from oracles import oracle
+
+
+@oracle(ranks=(2,), dtypes=("float32",), groups=("one",), distribution="fastconv")
+def kernel(x, w, dy, stride, padding, dilation, groups):
+    return backward(x, w, dy, stride, padding, dilation)
+"""
+PLANS = "reference/plans.py"
+PADDING = """\
+        ((taps - 1) * d - lo, size - 1 + lo - (out - 1))
+        for taps, d, (lo, _), size, out in zip(
+            kernel, params.dilation, params.padding, x_shape[1:], dy_shape[1:]
+        )
+"""
+SHORTER_PADDING = """\
+        ((taps - 1) * d - hi, (taps - 1) * d - lo)
+        for taps, d, (lo, hi) in zip(kernel, params.dilation, params.padding)
+"""
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """A change that breaks something: the files before and after it, and what CI runs.
+
+    `told` introduces it; `verdict` and `finds` are what must be said. `library` is the code of a
+    made-up distribution under the two `versions`; without one it is this project that is changed.
+    """
+
+    title: str
+    told: str
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    arguments: Sequence[str]
+    verdict: str
+    finds: str
+    library: tuple[str, str] = ("", "")
+    versions: tuple[str, str] = ("", "")
+
+
+def _of_fastconv(
+    new: str, version: str, title: str, told: str, verdict: str, finds: str
+) -> PullRequest:
+    return PullRequest(
+        title,
+        told,
+        {"requirements.txt": "fastconv==1.4\n"},
+        {"requirements.txt": f"fastconv=={version}\n"},
+        (
+            *("$VERIFIER/tests/verification", "-x", "-k", "kernel.py", "--oracle", "kernel.py"),
+            *("--baseline", "baseline.json", "--regressions", "kept", "--report", "report"),
+        ),
+        verdict,
+        finds,
+        (FASTCONV, new),
+        ("1.4", version),
+    )
+
+
+PULL_REQUESTS = (
+    PullRequest(
+        "A wrong reference",
+        "The padding that dy needs for dX, written in a shorter way. Where the two sides of an\n"
+        "axis are not padded alike, they are exchanged.",
+        {PLANS: PADDING},
+        {PLANS: SHORTER_PADDING},
+        (
+            *("tests/verification", "-x", "--oracle", "numerical"),
+            *("--regressions", "kept", "--report", "report"),
+        ),
+        "disagreement (1)",
+        "reference dx[",
+    ),
+    _of_fastconv(
+        LESS_EXACT,
+        "1.5",
+        "An upgrade that loses precision",
+        "A project has its kernels from a distribution, here made up: `fastconv`. Its `kernel.py`\n"
+        "makes an oracle of them; `baseline.json` was written by `--update-baseline` under 1.4,\n"
+        "which summed dW in float64. 1.5 sums in float32: faster, and within every bound.",
+        "drift (1)",
+        "kernel.py float32 2-D dw",
+    ),
+    _of_fastconv(
+        CRASHES,
+        "1.6",
+        "A framework that starts to crash",
+        "The same project. 1.6 takes a workspace for dilated kernels, which is a null pointer\n"
+        "where there is one channel.",
+        "crash (1)",
+        "in common: C == 1 and max(dilation) >= 2 (",
+    ),
+)
+
+
+def open_pull_request(request: PullRequest, directory: Path) -> tuple[int, str, str]:
+    """Exit code, output and summary.md of what CI runs for it, in `directory`, which is empty."""
+    tree, site = directory / "tree", directory / "site"
+    environment = {"PYTHONPATH": str(site)}
+    if request.versions[0]:
+        tree.mkdir()
+        (tree / "kernel.py").write_text(ORACLE)
+        _install(site, request.library[0], request.versions[0])
+        code, output = _ci((*request.arguments, "--update-baseline"), tree, environment)
+        if code:
+            raise RuntimeError(f"before {request.title!r} the run exits with {code}:\n{output}")
+        shutil.rmtree(tree / "report")
+        shutil.rmtree(site)
+        _install(site, request.library[1], request.versions[1])
+    else:
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "report", "*.egg-info"))
+        [(name, old)], [new] = request.before.items(), request.after.values()
+        text = (tree / name).read_text()
+        if text.count(old) != 1:
+            raise RuntimeError(f"{name} has changed: it has no more {old!r}")
+        (tree / name).write_text(text.replace(old, new))
+    code, output = _ci(request.arguments, tree, environment)
+    return code, output, (tree / "report" / "summary.md").read_text()
+
+
+def _ci(arguments: Iterable[str], tree: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    filled = (argument.replace("$VERIFIER", str(ROOT)) for argument in arguments)
+    return run(filled, tree / "kept", tree, environment)
+
+
+def _install(site: Path, code: str, version: str) -> None:
+    about = site / f"fastconv-{version}.dist-info" / "METADATA"
+    about.parent.mkdir(parents=True)
+    about.write_text(f"Metadata-Version: 2.1\nName: fastconv\nVersion: {version}\n")
+    (site / "fastconv.py").write_text(code)
+
+
+def diff(name: str, old: str, new: str) -> str:
+    """What a pull request shows of one file, without the lines around it."""
+    lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
+    changed = (line for line in list(lines)[2:] if not line.startswith("@@"))
+    return "\n".join((f"--- {name}", *changed))
+
+
+def diffs(request: PullRequest) -> str:
+    """All that is changed: by the pull request, and by the library, if there is one."""
+    [(name, old)], [new] = request.before.items(), request.after.values()
+    parts = [diff(name, old, new)]
+    if request.versions[0]:
+        parts.append(diff(f"fastconv {request.versions[1]}", *request.library))
+    return "\n".join(parts)
+
+
+def masked(text: str) -> str:
+    """Without numbers and directories, which are others each time."""
+    return re.sub(r"\d[\d,.]*", "0", re.sub(r"(?:/[\w.-]+)+/(?=[\w.-])", "", text))
+
+
+def section(request: PullRequest, code: int, output: str, summary: str) -> str:
+    """What the page says of one pull request."""
+    command = " ".join(("pytest", *request.arguments))
+    summary = re.sub(r", in \d+ s on .*", ".", summary, flags=re.DOTALL)
+    return f"""\
+## {request.title}
+
+{request.told}
+
+```diff
+{diffs(request)}
+```
+
+    {command}
+
+Exit code {code}, and at the end of the log:
+
+```
+{verdict_of(output)}
+```
+
+In the pull request, from `report/summary.md`:
+
+{_quoted(summary)}
+"""
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().splitlines())
+
+
+HEAD = """\
+# The gate: what the author of a pull request sees
+
+Three pull requests that break something, and each reason for red, provoked. The page is written by
+`.venv/bin/python -m tests.benchmarks.gate --write docs/gate.md`; the tests make all of it again and
+compare the verdicts. What options, reasons and codes mean: [README](../README.md#as-a-ci-gate).
+"""
+TABLE = """\
+## Each reason for red
+
+| what is wrong | pytest ... | exit code | verdict |
+|---|---|---|---|
+"""
+
+
+def row(case: Case, code: int, output: str) -> str:
+    """What the page says of one reason."""
+    arguments = shlex.join(case.arguments).replace("{directory}/", "")
+    settings = [
+        f"{name}={value}".replace("{directory}/", "") for name, value in case.environment.items()
+    ]
+    command = " ".join((*settings, arguments)).replace("tests/verification/", "")
+    return f"| {case.what} | `{command}` | {code} | {verdict_of(output).splitlines()[0]} |"
+
+
+def page() -> str:
+    """All of it."""
+    parts = [HEAD]
+    for request in PULL_REQUESTS:
+        with tempfile.TemporaryDirectory() as directory:
+            parts.append(section(request, *open_pull_request(request, Path(directory))))
+    rows = []
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as directory:
+            rows.append(row(case, *provoke(case, Path(directory))))
+    return "\n".join((*parts, TABLE + "\n".join(rows) + "\n"))
 
 
 def main() -> None:
-    """Print each red reason, its verdict and its exit code."""
-    for case in CASES:
-        with tempfile.TemporaryDirectory() as directory:
-            start = time.perf_counter()
-            code, output = provoke(case, Path(directory))
-            seconds = time.perf_counter() - start
-            print(f"{case.reason}: {case.what}: exit code {code}, {seconds:.1f} s")
-            print(verdict_of(output) or output)
+    """Print the page, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", metavar="FILE", type=Path)
+    into = parser.parse_args().write
+    text = page()
+    if into is None:
+        print(text)
+    else:
+        write_atomically(into, text)
 
 
 if __name__ == "__main__":

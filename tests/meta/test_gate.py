@@ -12,11 +12,24 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.benchmarks.gate import CASES, Case, provoke, verdict_of
+from tests.benchmarks.gate import (
+    CASES,
+    PULL_REQUESTS,
+    Case,
+    PullRequest,
+    masked,
+    open_pull_request,
+    provoke,
+    row,
+    section,
+    verdict_of,
+)
 from tests.meta.test_face import EXACT, ROOT, run_pytest
 from tests.meta.test_report import SCHEMA
 from tests.support.mutants import oracle_name
 from tests.support.report import REASONS
+
+PAGE = ROOT / "docs" / "gate.md"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
@@ -27,11 +40,23 @@ def test_red(case: Case, tmp_path: Path) -> None:
     sentence, *lines = verdict_of(output).splitlines()
     assert re.match(rf"Red: {re.escape(case.reason)} \(1\)\.( |$)", sentence), output
     assert any(line.startswith(f"  {case.reason}: {REASONS[case.reason]}") for line in lines)
+    assert masked(row(case, code, output)) in masked(PAGE.read_text())
 
 
 def test_every_reason_is_provoked() -> None:
     """There is a run for each."""
     assert {case.reason for case in CASES} == set(REASONS)
+
+
+@pytest.mark.parametrize("request_", PULL_REQUESTS, ids=lambda request: request.title)
+def test_a_pull_request(request_: PullRequest, tmp_path: Path) -> None:
+    """It comes to what the page says: command, exit code, verdict, and the words of the summary."""
+    code, output, summary = open_pull_request(request_, tmp_path)
+    assert code == 1
+    assert verdict_of(output).startswith(f"Red: {request_.verdict}. ")
+    assert request_.finds in summary
+    told, *_ = section(request_, code, output, summary).partition("In the pull request")
+    assert masked(told) in masked(PAGE.read_text())
 
 
 def test_a_kept_counterexample_that_is_wrong_again(tmp_path: Path) -> None:
