@@ -550,11 +550,9 @@ TABLE = """\
 
 def row(case: Case, code: int, output: str) -> str:
     """What the page says of one reason."""
-    arguments = shlex.join(case.arguments).replace("{directory}/", "")
-    settings = [
-        f"{name}={value}".replace("{directory}/", "") for name, value in case.environment.items()
-    ]
-    command = " ".join((*settings, arguments)).replace("tests/verification/", "")
+    settings = (f"{name}={value}" for name, value in case.environment.items())
+    short = (word.replace("{directory}/", "") for word in (*settings, *case.arguments))
+    command = shlex.join(short).replace("tests/verification/", "")
     return f"| {case.what} | `{command}` | {code} | {verdict_of(output).splitlines()[0]} |"
 
 
