@@ -35,7 +35,7 @@ from tests.support.regressions import (
     save,
     save_worst,
 )
-from tests.support.reporting import Tally, finding_of
+from tests.support.reporting import Finding, Tally, finding_of
 from tests.support.scripts import standalone
 
 _MOST_FINDINGS = 30  # in one test that keeps going
@@ -377,28 +377,38 @@ class Verification:
                 break
             except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
                 found = leaves(error)
-                failures += [failure for failure in found if isinstance(failure, Disagreement)]
-                if not all(isinstance(failure, Disagreement) for failure in found):
+                new = [failure for failure in found if isinstance(failure, Disagreement)]
+                failures += new
+                if len(new) < len(found):
                     raise
             finally:
                 self._looking = False
             if failures[-1].verdict.kind == NotStarted.kind:
                 break
             count -= seen.asked_before_failure
-            region = self._explore(oracle, explore or run, failures[-1].verdict)
-            failures[-1].add_note(str(region))
-            if regions := seen.regions(failures[-1].verdict):
-                failures[-1].add_note(f"regions: {'; '.join(regions)}")
-            if self.tally.findings:
-                finding = self.tally.findings[-1]
-                finding.in_common, finding.regions = str(region), regions
-            if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
+            are_explained = [
+                self._explain(oracle, explore or run, failure, finding)
+                for failure, finding in zip(new, self.tally.findings[-len(new) :])
+            ]
+            if not self._keep_going or not all(are_explained) or len(failures) >= _MOST_FINDINGS:
                 break
-            seen.leave_out(failures[-1].verdict)
+            for failure in new:
+                seen.leave_out(failure.verdict)
         if len(failures) == 1:
             raise failures[0]
         if failures:
             raise ExceptionGroup(f"{len(failures)} findings", failures)
+
+    def _explain(
+        self, oracle: str, run: Callable[[int], None], failure: Disagreement, finding: Finding
+    ) -> bool:
+        """Add what failures like this one have in common; returns whether they have anything."""
+        region = self._explore(oracle, run, failure.verdict)
+        failure.add_note(str(region))
+        if regions := self._seen_of(oracle).regions(failure.verdict):
+            failure.add_note(f"regions: {'; '.join(regions)}")
+        finding.in_common, finding.regions = str(region), regions
+        return bool(region.conditions)
 
     def _explore(self, oracle: str, run: Callable[[int], None], verdict: Verdict) -> Proposal:
         """What failures like `verdict` have in common, after asking for some more problems."""
