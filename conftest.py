@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -12,9 +14,10 @@ import pytest
 from oracles import registry
 from oracles.worker import TIME_LIMIT, Connection
 from tests.support import drift
+from tests.support.budget import ENDLESS, Budget, seconds_of
 from tests.support.progress import Progress
 from tests.support.report import Report
-from tests.support.reporting import Tally, reason_of, write_summary
+from tests.support.reporting import RANDOM, Tally, reason_of, write_summary
 from tests.support.verification import Verification
 
 REGRESSIONS = Path(__file__).parent / "tests" / "regressions"
@@ -23,6 +26,15 @@ ENTRIES = pytest.StashKey[list[registry.Entry]]()
 VERIFICATION = pytest.StashKey[Verification]()
 PROGRESS = pytest.StashKey[Progress]()
 REPORT = pytest.StashKey[Report]()
+CUT = pytest.StashKey[str]()
+FIRST = (
+    "test_kept.py",
+    "test_ledger.py",
+    "test_coverage.py",
+    "test_power.py",
+    "test_precision.py",
+    "test_conformance.py",
+)  # what proves most in its time, in this order
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,6 +95,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="random problems per oracle, rank and dtype, instead of the profile's number",
     )
     group.addoption(
+        "--minimum-problems",
+        type=int,
+        metavar="N",
+        help="red if an oracle that is required or named was asked fewer problems that can fail",
+    )
+    group.addoption(
+        "--budget",
+        metavar="TIME",
+        help="most that the run may take, such as 90s, 5m or 1h; random problems are cut first",
+    )
+    group.addoption(
         "--report",
         metavar="DIR",
         help="write report.html, report.json, summary.md and a folder per finding into DIR",
@@ -122,6 +145,9 @@ def pytest_configure(config: pytest.Config) -> None:
             f"{profile} of {count}", hypothesis.settings.get_profile(profile), max_examples=count
         )
         hypothesis.settings.load_profile(f"{profile} of {count}")
+    least = config.getoption("--minimum-problems")
+    if least is not None and least < 1:
+        raise pytest.UsageError(f"--minimum-problems {least}: must be at least 1")
     limit = config.getoption("--time-limit")
     if not 0 < limit <= 86_400:
         raise pytest.UsageError(f"--time-limit {limit}: must be above 0, and at most a day")
@@ -153,13 +179,16 @@ def pytest_configure(config: pytest.Config) -> None:
         keep_going=config.getoption("--keep-going"),
         baseline=_baseline(config),
         seed=_seed(config),
+        budget=_budget(config),
+        chosen=names if asked else (),
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])
     if not hasattr(config, "workerinput"):  # not one of pytest-xdist's workers
         directory = config.getoption("--report")
         into = Path(directory) if directory else None
-        config.stash[REPORT] = Report(config, into, entries, verification.tally)
+        wanted = [entry for entry in entries if asked or entry.required]
+        config.stash[REPORT] = Report(config, into, entries, verification.tally, wanted)
         config.pluginmanager.register(config.stash[REPORT])
 
 
@@ -179,6 +208,37 @@ def _baseline(config: pytest.Config) -> drift.Rows | None:
     except ValueError as error:
         raise pytest.UsageError(f"--baseline {error}") from None
     return None
+
+
+def _budget(config: pytest.Config) -> Budget:
+    """What the run may take, from now on; with pytest-xdist it ends at once for all processes."""
+    text = config.getoption("--budget")
+    if text is None:
+        return ENDLESS
+    if shared := getattr(config, "workerinput", None):
+        return Budget(text, shared["until"], shared["workercount"])
+    try:
+        return Budget(text, time.time() + seconds_of(text))
+    except ValueError as error:
+        raise pytest.UsageError(f"--budget {error}") from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist when the time is up."""
+    node.workerinput["until"] = node.config.stash[VERIFICATION].budget.until
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With a budget tests are handed out in their order, one by one."""
+    if not config.getoption("--budget"):
+        return None
+    from xdist.scheduler import LoadScheduling
+
+    scheduler = LoadScheduling(config, log)
+    scheduler.maxschedchunk = 1
+    return scheduler
 
 
 def _seed(config: pytest.Config) -> int:
@@ -223,12 +283,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Kept counterexamples come first, then classes of problems, then the others.
+    """Kept counterexamples come first, of tests of oracles random problems last.
 
     Of tests of a promise only those of oracles that make it; with --replay only what replays.
     """
-    first = {"test_kept.py": 0, "test_coverage.py": 1}
-    items.sort(key=lambda item: first.get(item.path.name, len(first)))
+    items.sort(key=_place)
     promised = [item for item in items if _is_promised(item)]
     if len(promised) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in promised])
@@ -241,6 +300,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 "--replay needs tests/verification/test_kept.py: give no other path"
             )
         config.hook.pytest_deselected(items=others)
+
+
+def _place(item: pytest.Item) -> int:
+    """Where a test has its place: the more it proves in its time, the earlier."""
+    if item.path.name in FIRST:
+        return FIRST.index(item.path.name)
+    is_random = item.get_closest_marker("random") is not None
+    return len(FIRST) + (1 if is_random else 0 if _asks(item) else 2)
+
+
+def _asks(item: pytest.Item) -> bool:
+    """Whether a test is of oracles, or of what a run would catch, and not of the reference."""
+    return "verification" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -277,6 +349,30 @@ def oracle(request: pytest.FixtureRequest, verification: Verification) -> Iterat
     verification.calm()
 
 
+@pytest.fixture
+def share(request: pytest.FixtureRequest, verification: Verification) -> float:
+    """Seconds that a test may take: it and those of its module that still come have the same."""
+    items = request.session.items
+    left = items[items.index(request.node) :]
+    return verification.budget.share(sum(item.path == request.node.path for item in left))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Nothing begins when the budget is spent: that is said, and red if it was to ask an oracle."""
+    verification = item.config.stash[VERIFICATION]
+    if not verification.budget.is_spent:
+        return
+    call = getattr(item, "callspec", None)
+    oracle = call.params.get("oracle") if call else None
+    is_random = item.get_closest_marker("random") is not None
+    if is_random:
+        wanted = hypothesis.settings().max_examples
+        verification.tally.add_cut(oracle, RANDOM, wanted, wanted)
+    is_wanted = oracle is None or verification.is_wanted(oracle)
+    item.stash[CUT] = "red" if _asks(item) and is_wanted and not is_random else "said"
+    pytest.skip(f"the budget of {verification.budget.text} was spent")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[object]
@@ -287,6 +383,8 @@ def pytest_runtest_makereport(
         mark = item.get_closest_marker("reason")
         error = call.excinfo.value if call.excinfo else None
         report.reason = reason_of(error, mark.args[0] if mark else "test")
+    if report.skipped and CUT in item.stash:
+        report.cut = item.stash[CUT]
     if report.when == "teardown" and item.config.getoption("--report"):
         report.tally = item.config.stash[VERIFICATION].tally.to_json()
     return report
@@ -327,11 +425,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     state = "interrupted" if exitstatus == pytest.ExitCode.INTERRUPTED else "finished"
     report.write(state)
     verdict = report.verdict(state)
-    if config.stash[VERIFICATION].tally.counts or config.getoption("--report"):
+    has_asked = config.stash[VERIFICATION].tally.has_asked
+    if has_asked or config.getoption("--report") or verdict["reasons"]:
         terminalreporter.section("verdict")
         terminalreporter.write_line(verdict["sentence"], **{verdict["colour"]: True})
         for reason in verdict["reasons"]:
             terminalreporter.write_line(f"  {reason['reason']}: {reason['words']}")
+        for line in report.cut_lines:
+            terminalreporter.write_line(f"  no time for {line}")
     if directory := config.getoption("--report"):
         where = f"report: {Path(directory) / 'report.html'}"
         if report.problem:

@@ -129,6 +129,11 @@ def judge(
         results, ratios = standard.results(got), standard.ratios(got)
         return Verdict(oracle.name, problem, "agrees", results=results, ratios=ratios)
     evidence = fault.evidence or Evidence(problem)
+    if not isinstance(fault, Differs):  # nothing to compare: the reference is not asked
+        words = f"{oracle.name} {fault} [{describe(evidence.problem)}]{_history(evidence)}"
+        return Verdict(
+            oracle.name, evidence.problem, fault.kind, words, log=fault.log, evidence=evidence
+        )
     is_other = evidence.problem is not problem
     standard = _Standard(evidence.problem, oracle) if is_other else standard_of_problem()
     return Verdict(
@@ -136,10 +141,10 @@ def judge(
         evidence.problem,
         fault.kind,
         lambda: _sentence(standard, fault, evidence, witnesses),
-        standard.results(fault.grads) if isinstance(fault, Differs) else {},
+        standard.results(fault.grads),
         fault.log,
         evidence,
-        errors=standard.errors(fault.grads) if isinstance(fault, Differs) else {},
+        errors=standard.errors(fault.grads),
     )
 
 
@@ -214,20 +219,23 @@ class _Standard:
 
 
 def _sentence(
-    standard: _Standard, fault: OracleError, evidence: Evidence, witnesses: Sequence[Connection]
+    standard: _Standard, fault: Differs, evidence: Evidence, witnesses: Sequence[Connection]
 ) -> str:
-    """The message of a verdict other than "agrees"."""
-    about = f"[{describe(evidence.problem)}]"
-    message = f"{standard.oracle.name} {fault} {about}"
-    if isinstance(fault, Differs):
-        message = f"{fault}{evidence} {about}"
-        if (found := standard.first_wrong(fault.grads)) is not None:
-            message = _court(standard, evidence, *found, fault.grads, witnesses)
+    """The message of a verdict "differs"."""
+    message = f"{fault}{evidence} [{describe(evidence.problem)}]"
+    if (found := standard.first_wrong(fault.grads)) is not None:
+        message = _court(standard, evidence, *found, fault.grads, witnesses)
+    return message + _history(evidence)
+
+
+def _history(evidence: Evidence) -> str:
+    """What was asked before, and where the fault was seen first, if that is known; else ""."""
+    words = ""
     if evidence.before:
-        message += f"\nasked before it: [{describe(evidence.before[-1])}]"
+        words += f"\nasked before it: [{describe(evidence.before[-1])}]"
     if evidence.seen_at is not None:
-        message += f"\nfirst seen while it answered [{describe(evidence.seen_at)}]"
-    return message
+        words += f"\nfirst seen while it answered [{describe(evidence.seen_at)}]"
+    return words
 
 
 def _wrong_form(who: str, name: str, array: Array, like: Array) -> str:

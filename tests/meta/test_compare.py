@@ -104,6 +104,15 @@ def test_the_reference_stands_trial_too(
     assert judge(named(off_by_one), one_tap()).message.startswith(words)
 
 
+def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither the oracle starts nor the reference answers, the verdict is the oracle's."""
+    monkeypatch.setattr(compare, "reference_grads", lambda p: p.x.fail)
+    with contextlib.closing(connect(find("tests.support.zoo:exits_during_import"))) as oracle:
+        verdict = judge(oracle, one_tap())
+    assert verdict.kind == "does not start"
+    assert verdict.message.startswith("tests.support.zoo:exits_during_import does not start")
+
+
 def wrong_reference(problem: ConvProblem, **changes: object) -> ConvGrads:
     """The right gradients but for what is changed."""
     return replace(right_grads(problem), **changes)

@@ -11,7 +11,7 @@ from oracles.compare import Verdict
 from oracles.protocol import Box, Domain
 from oracles.registry import connect, find
 from reference import ConvProblem
-from tests.meta.test_face import run_pytest
+from tests.meta.test_face import EXACT, run_pytest
 from tests.support.mutants import ALLOWED, MUTANTS, oracle_name
 from tests.support.power import Catch, catch, hunt, sentence, stream
 from tests.support.regressions import load
@@ -107,12 +107,25 @@ def test_coverage_lines() -> None:
     tally.add_coverage("numerical", met=9_995, valid=10_000, missing=2)
     tally.add_region("numerical", "depthwise", 3)
     tally.add_region("numerical", "no bias", 0)
-    added = Tally()
-    added.add_json(tally.to_json())
-    assert coverage_lines([find("numerical")], added) == [
-        "numerical: 9,995 of 10,000 three classes met (99.9 %), 3 are known to the ledger; "
-        '1 of 2 regions, the fewest problems in "no bias" (0)'
+    lines = []
+    for all_regions in (True, False):
+        tally.count("numerical").all_regions = all_regions
+        added = Tally()
+        added.add_json(tally.to_json())
+        lines += coverage_lines([find("numerical")], added)
+    met = "numerical: 9,995 of 10,000 three classes met (99.9 %), 3 are known to the ledger; "
+    fewest = 'the fewest problems in "no bias" (0)'
+    assert lines == [
+        f"{met}1 of 2 regions, {fewest}",
+        f"{met}1 regions, not all were asked for, {fewest}",
     ]
+
+
+def test_regions_that_nobody_asked_for() -> None:
+    """Where test_every_region is left out, what was met by chance is not called all."""
+    code, output = run_pytest("--oracle", "numerical", EXACT, "-k", "1d-float32")
+    assert code == pytest.ExitCode.OK
+    assert re.search(r"numerical: \d+ regions, not all were asked for, ", output)
 
 
 def test_regions_are_counted_by_oracle() -> None:

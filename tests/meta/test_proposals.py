@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 
-from oracles.compare import Verdict
+from oracles.compare import Disagreement, Verdict, reference_grads
 from oracles.divergences import LEDGER, Divergence
 from oracles.protocol import Box, Domain
+from oracles.registry import Entry
 from oracles.triage import neighbours
 from reference import ConvParams, ConvProblem
 from tests.support.classes import one_of_each, regions
 from tests.support.proposals import Seen, propose
+from tests.support.reporting import Tally
 from tests.support.space import various
+from tests.support.verification import Verification
 
 MANY = 1300
 SEEN = 1000  # of them, by a run before it proposes
@@ -126,3 +132,51 @@ def test_what_is_found_again_makes_its_region_wider() -> None:
     assert len(seen._left_out) == 2
     passing = [p for p in asked if p.x.shape[0] > 0 and max(p.params.dilation) == 1]
     assert sum(map(seen.left_out, passing)) < len(passing) / 100
+
+
+def test_two_faults_of_one_search(tmp_path: Path) -> None:
+    """Hypothesis may raise both at once: each is explained, and the next search has neither."""
+
+    def grads(problem: ConvProblem) -> object:
+        right = reference_grads(problem)
+        if problem.params.stride[0] == 2:
+            return replace(right, dx=right.dx + 1)
+        return replace(right, dw=right.dw + 1) if problem.w.shape[-1] >= 3 else right
+
+    domain = Domain(Box(ranks=(2,), dtypes=("float32",)))
+    oracle = SimpleNamespace(distribution=None, domain=domain, grads=grads)
+    verification = Verification(
+        [Entry("mine", oracle, "")],
+        Tally(),
+        in_process=True,
+        time_limit=30,
+        regressions=tmp_path,
+        keep_going=True,
+    )
+    connection, rounds = verification.connection("mine"), 0
+
+    def run(count: int) -> None:
+        nonlocal rounds
+        rounds += 1
+        failures = {}
+        for problem in drawn(2, 300):
+            try:
+                verification.verify(connection, problem, is_enough=True)
+            except Disagreement as failure:
+                failures.setdefault(failure.verdict.results["dx"], failure)
+        if failures:
+            raise ExceptionGroup("several", list(failures.values()))
+
+    def explore(count: int) -> None:
+        for problem in drawn(2, 300):
+            verification.verify(connection, problem)
+
+    with pytest.raises(ExceptionGroup, match="2 findings"):
+        verification.look("mine", run, 1e6, explore)
+    assert rounds == 2
+    found = sorted(finding.in_common for finding in verification.tally.findings)
+    assert [words.partition(" (")[0] for words in found] == [
+        "in common: F >= 3",
+        "in common: stride[-2] == 2",
+    ]
+    verification.close()

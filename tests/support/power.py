@@ -20,6 +20,7 @@ from oracles.protocol import Domain
 from oracles.registry import connect, find
 from oracles.worker import Connection
 from reference.problem import ConvProblem
+from tests.support.budget import Purse
 from tests.support.classes import REGION, Class, ask_one, regions, three_classes
 from tests.support.mutants import oracle_name
 from tests.support.mutants.fault import Mutant
@@ -41,7 +42,10 @@ class Catch:
 
 
 class _Enough(BaseException):
-    """Everybody has been caught. Not an Exception: Hypothesis would take it for a failure."""
+    """Everybody has been caught, or there is no time.
+
+    Not an Exception: Hypothesis would take it for a failure.
+    """
 
 
 Ask = Callable[[str, ConvProblem, bool], bool]
@@ -77,8 +81,10 @@ def _check(of: Class) -> str:
     return f"region: {of.name}" if of.check == REGION else of.check
 
 
-def hunt(mutants: Mapping[str, Mutant], seed: int, count: int) -> dict[str, Catch]:
-    """Ask `mutants`, by name; returns those that were caught, and how."""
+def hunt(
+    mutants: Mapping[str, Mutant], seed: int, count: int, purse: Purse | None = None
+) -> dict[str, Catch]:
+    """Ask `mutants`, by name, while `purse` lasts; returns those that were caught, and how."""
     found: dict[str, Catch] = {}
     for domain in dict.fromkeys(mutant.domain for mutant in mutants.values()):
         alive = {
@@ -90,11 +96,17 @@ def hunt(mutants: Mapping[str, Mutant], seed: int, count: int) -> dict[str, Catc
             for name, mutant in mutants.items()
             if mutant.domain is domain
         }
-        found |= catch(alive, domain, seed, count)
+        found |= catch(alive, domain, seed, count, purse)
     return found
 
 
-def catch(alive: dict[str, Connection], domain: Domain, seed: int, count: int) -> dict[str, Catch]:
+def catch(
+    alive: dict[str, Connection],
+    domain: Domain,
+    seed: int,
+    count: int,
+    purse: Purse | None = None,
+) -> dict[str, Catch]:
     """Ask these oracles, all at once, what one with `domain` is asked; returns those caught."""
     found: dict[str, Catch] = {}
     asked: Counter[str] = Counter()
@@ -102,6 +114,8 @@ def catch(alive: dict[str, Connection], domain: Domain, seed: int, count: int) -
     start = time.perf_counter()
 
     def ask(check: str, problem: ConvProblem, is_last: bool) -> bool:
+        if purse is not None and purse.is_empty:
+            raise _Enough
         for name, mutant in list(alive.items()):
             before = time.perf_counter()
             verdict = judge(mutant, problem)

@@ -31,9 +31,18 @@ from reference.problem import Array
 from reference.rounding import FORMATS, RESULTS
 from tests.support import drift
 from tests.support.regressions import problem_from_json, write_atomically
-from tests.support.reporting import SPREAD, Count, Finding, Tally
+from tests.support.reporting import (
+    CLASSES,
+    RANDOM,
+    SPREAD,
+    Count,
+    Finding,
+    Tally,
+    cut_lines,
+)
 
 FORMAT = 1
+OUTCOMES = ("passed", "failed", "error", "skipped", "cut")
 TEMPLATES = Path(__file__).parent / "templates"
 _PERIOD = 10.0  # seconds between two states of a run that goes on
 _MOST_ROWS = 48  # of a heat map; of more the largest error in several stands for them
@@ -51,14 +60,22 @@ REASONS: Mapping[str, str] = {
     "lost power": "a planted fault would no longer be caught",
     "contract": "an oracle breaks the contract of oracles",
     "test": "another test fails",
-    "nothing asked": "no oracle was asked anything",
+    "cut": "the budget left no time for a test of an oracle, or for the planted faults",
+    "too few": "an oracle was asked fewer problems that can fail than --minimum-problems says",
+    "nothing asked": "no oracle was asked anything, or not one that --require-oracles requires",
     "interrupted": "the run was interrupted",
 }
 
 
+_RANKS = list(REASONS)
+
+
 @dataclass
 class Outcome:
-    """One test: "passed", "failed", "error" or "skipped"; why it is red, and its last words."""
+    """One test: why it is red, and its last words.
+
+    `outcome` is "passed", "failed", "error", "skipped", or "cut" where a budget left no time.
+    """
 
     outcome: str
     seconds: float
@@ -69,7 +86,7 @@ class Outcome:
 class Report:
     """A pytest plugin that keeps account of a run, and writes it into `directory`, if there is one.
 
-    `problem` says why it could not be written.
+    `wanted` are the oracles that must be asked. `problem` says why it could not be written.
     """
 
     def __init__(
@@ -78,7 +95,9 @@ class Report:
         directory: Path | None,
         entries: Sequence[Entry],
         tally: Tally,
+        wanted: Sequence[Entry] = (),
     ) -> None:
+        self._wanted = wanted
         self.problem = ""
         self._config = config
         self._directory = directory
@@ -112,8 +131,10 @@ class Report:
         known.seconds += report.duration
         if report.failed:
             known.outcome = "failed" if report.when == "call" else "error"
-            known.reason = getattr(report, "reason", "test")
-            known.words = _last_words(report)
+            reason = getattr(report, "reason", "")
+            if reason or not known.reason:  # else it is known from a subtest
+                known.reason = min((reason or "test", known.reason or "test"), key=_RANKS.index)
+                known.words = _last_words(report)
         elif report.skipped and known.outcome == "passed":
             known.outcome = "skipped"
             known.words = (
@@ -121,6 +142,8 @@ class Report:
                 if isinstance(report.longrepr, tuple)
                 else ""
             )
+            if cut := getattr(report, "cut", ""):
+                known.outcome, known.reason = "cut", "cut" if cut == "red" else ""
         if report.failed or time.monotonic() - self._written > _PERIOD:
             self.write("running")
 
@@ -132,19 +155,29 @@ class Report:
             return
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            content = self.content(state)
-            before = _read(directory / "report.json")
-            text = json.dumps(content, indent=1, allow_nan=False)
-            write_atomically(directory / "report.json", text + "\n")
-            for name in ("summary.md", "report.html"):
-                write_atomically(directory / name, render(name, content))
-            self.problem = ""
         except OSError as error:
-            self.problem = f"{error.filename or directory}: {error.strerror}"
+            self.problem = f"{directory}: {error.strerror}"
+            return
+        before = _read(directory / "report.json")
+        content = self.content(state)
+        problems = []
+        for name in ("summary.md", "report.json", "report.html"):  # the smallest first
+            try:
+                write_atomically(directory / name, render(name, content))
+            except OSError as error:
+                problems.append(f"{directory / name}: {error.strerror}")
+        self.problem = "; ".join(problems)
+        if problems:
             return
         old = str(before.get("run", ""))
         if state != "running" and old != self._run and before.get("state") != "running":
             shutil.rmtree(directory / f"findings-{old}", ignore_errors=True)
+
+    @property
+    def cut_lines(self) -> list[str]:
+        """What there was no time for, line by line."""
+        lines: list[str] = self._cut(self._tally)["lines"]
+        return lines
 
     def verdict(self, state: str) -> dict[str, Any]:
         """Colour, sentence and the reasons for red."""
@@ -169,7 +202,7 @@ class Report:
             "verdict": self.verdict(state),
             "tests": {
                 "selected": self._selected,
-                **{name: outcomes[name] for name in ("passed", "failed", "error", "skipped")},
+                **{name: outcomes[name] for name in OUTCOMES},
                 "not run": max(0, self._selected - len(self._outcomes)),
                 "red": [
                     {"test": name, **asdict(test)}
@@ -190,6 +223,7 @@ class Report:
             ),
             "seen once": tally.incidents,
             "power": tally.power,
+            "cut": self._cut(tally),
             "environment": self._environment(),
         }
 
@@ -205,24 +239,79 @@ class Report:
     def _reasons(self, tally: Tally, state: str) -> list[dict[str, Any]]:
         counts = Counter(test.reason for test in self._outcomes.values() if test.reason)
         counts["seen once"] += len(tally.incidents)
-        is_idle = self._directory is not None and state == "finished" and not tally.problems
-        counts["nothing asked"] += is_idle
         counts["interrupted"] += state == "interrupted"
+        about = {}
+        if state == "finished" and not self._config.getoption("collectonly"):
+            is_idle = self._directory is not None and not tally.has_asked
+            about["nothing asked"] = self._unasked(tally) or [""] * is_idle
+            about["too few"] = self._too_few(tally)
+            counts.update({reason: len(names) for reason, names in about.items()})
         return [
-            {"reason": reason, "count": counts[reason], "words": words}
+            {
+                "reason": reason,
+                "count": counts[reason],
+                "words": ": ".join(filter(None, (words, ", ".join(about.get(reason, ()))))),
+            }
             for reason, words in REASONS.items()
             if counts[reason]
         ]
 
+    def _unasked(self, tally: Tally) -> list[str]:
+        """The oracles that --require-oracles requires and that were asked nothing."""
+        if not self._config.getoption("--require-oracles"):
+            return []
+        counts = tally.counts
+        return [e.name for e in self._wanted if not counts.get(e.name, Count()).has_asked]
+
+    def _too_few(self, tally: Tally) -> list[str]:
+        """The oracles that were asked fewer problems than the user wants, and how many."""
+        least = self._config.getoption("--minimum-problems") or 0
+        found = []
+        for entry in self._wanted:
+            count = tally.counts.get(entry.name, Count())
+            if entry.installed and (strong := count.problems - count.weak) < least:
+                found.append(f"{entry.name} {strong:,} of {least:,}")
+        return found
+
+    def _cut(self, tally: Tally) -> dict[str, Any]:
+        """What there was no time for: tests, whether that is red, and lines of text."""
+        tests = {
+            name: bool(test.reason)
+            for name, test in self._outcomes.items()
+            if test.outcome == "cut"
+        }
+        lines = cut_lines(self._entries, tally)
+        if tests:
+            files = Counter(name.rpartition("::")[0].rpartition("/")[2] for name in tests)
+            names = (f"{file} ({count})" for file, count in files.items())
+            lines.append(f"{len(tests):,} tests: {', '.join(names)}")
+        return {"budget": self._config.getoption("--budget") or "", "tests": tests, "lines": lines}
+
     def _sentence(self, tally: Tally, reasons: list[dict[str, Any]], state: str) -> str:
-        asked = [entry.name for entry in self._entries if tally.counts.get(entry.name)]
-        done = f"{tally.problems:,} problems were put to {_and(asked) or 'nobody'}"
+        counts = tally.counts
+        asked = [e.name for e in self._entries if counts.get(e.name, Count()).problems]
+        done = f" {tally.problems:,} problems were put to {_and(asked)}." if asked else ""
+        cut = self._cut_words(tally)
         if reasons:
             names = ", ".join(f"{r['reason']} ({r['count']})" for r in reasons)
-            return f"Red: {names}. {done}."
+            return f"Red: {names}.{done}{cut}"
         if state == "running":
-            return f"This run has not ended, or was killed. Nothing is red so far. {done}."
-        return f"Green: {done}, and every answer agrees with the reference."
+            return f"This run has not ended, or was killed. Nothing is red so far.{done}"
+        agree = "Every answer agrees with the reference." if asked else "All tests pass."
+        return f"Green:{done} {agree}{cut}"
+
+    def _cut_words(self, tally: Tally) -> str:
+        """A sentence on what there was no time for; "" if there was for everything."""
+        parts = []
+        for kind in (RANDOM, CLASSES):
+            rows = [count.cut.get(kind, (0, 0)) for count in tally.counts.values()]
+            if cut := sum(row[0] for row in rows):
+                parts.append(f"{cut:,} of {sum(row[1] for row in rows):,} {kind}")
+        tests = sum(test.outcome == "cut" for test in self._outcomes.values())
+        parts += [f"{tests:,} tests"] * (tests > 0)
+        budget = self._config.getoption("--budget")
+        who = f"The budget of {budget} left no time" if budget else "There was no time"
+        return f" {who} for {_and(parts)}." if parts else ""
 
     def _oracle(self, entry: Entry, tally: Tally) -> dict[str, Any]:
         count = tally.counts.get(entry.name, Count())
@@ -239,6 +328,8 @@ class Report:
             "error/bound": {"largest": count.ratio, "spread": count.spread},
             "bits": {name: count.bits[name] for name in FORMATS if name in count.bits},
             "regions": count.regions,
+            "all regions": count.all_regions,
+            "cut": {kind: {"cut": cut, "of": of} for kind, (cut, of) in count.cut.items()},
             "three classes": {"met": count.met, "valid": count.valid, "missing": count.missing},
             "support": count.support,
             "domain": _boxes(entry),
@@ -327,7 +418,9 @@ def _short(value: float) -> str:
 
 
 def render(name: str, content: Mapping[str, Any]) -> str:
-    """The file `name` from the template of that name."""
+    """The file `name`: JSON, or from the template of that name."""
+    if name.endswith(".json"):
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

@@ -35,6 +35,8 @@ COLUMNS = (
     "seconds",
 )
 _MOST_ELEMENTS = 4096
+RANDOM = "random problems"
+CLASSES = "classes of problems"
 SPREAD = 20  # parts that error / bound, from 0 to 1, is counted in
 _NUMERIC = ("problems", "left out by ledger", "weak", "error/bound", "seconds")
 
@@ -45,10 +47,13 @@ class Count:
 
     `exact` of those that `agreed` had to be equal. `weak` are the problems in which hardly a fault
     could have shown, `ratio` is the largest error / bound, `bits` what is carried of the mantissa,
-    by dtype and result, `regions` how many problems were in each. `spread` counts, by result, the
-    problems whose largest error / bound lies in each 20th from 0 to 1. `met` of `valid` three
-    levels of the covering array have met, and `missing` have not, though the ledger says nothing of
-    them. `support` says of each kind of problem what became of those that were tried.
+    by dtype and result, `regions` how many problems were in each, `all_regions` whether these are
+    all that the domain has. `spread` counts, by result, the problems whose largest error / bound
+    lies in each 20th from 0 to 1. `met` of `valid` three levels of the covering array have met, and
+    `missing` have not, though the ledger says nothing of them. `support` says of each kind of
+    problem what became of those that were tried. `checks` are the problems of probes and of the
+    contract, where nobody is held against the reference. `cut` says of random problems and of
+    classes, those that there was no time for, and of how many.
     """
 
     problems: int = 0
@@ -63,10 +68,18 @@ class Count:
     bits: dict[str, dict[str, int]] = field(default_factory=dict)
     spread: dict[str, list[int]] = field(default_factory=dict)
     regions: dict[str, int] = field(default_factory=dict)
+    all_regions: bool = False
     met: int = 0
     valid: int = 0
     missing: int = 0
     support: dict[str, str] = field(default_factory=dict)
+    cut: dict[str, list[int]] = field(default_factory=dict)
+    checks: int = 0
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether anything was asked, though it be a probe or what the contract promises."""
+        return bool(self.problems or self.checks)
 
     def cell(self, result: str, *, claimed: bool = True) -> str:
         """What the table says of one of dx, dw, db and y, which the oracle has `claimed` or not."""
@@ -140,6 +153,11 @@ class Tally:
         """How many problems have been asked so far, of all oracles."""
         return sum(count.problems for count in self.counts.values())
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether any oracle was asked anything."""
+        return any(count.has_asked for count in self.counts.values())
+
     def count(self, oracle: str) -> Count:
         """The row of `oracle`."""
         return self.counts.setdefault(oracle, Count())
@@ -178,6 +196,15 @@ class Tally:
         """Count what of a covering array has met, in the one process that asks for all of it."""
         count = self.count(oracle)
         count.met, count.valid, count.missing = met, valid, missing
+
+    def add_cut(self, oracle: str, kind: str, cut: int, wanted: int) -> None:
+        """Count those of a kind that there was no time for, of so many."""
+        row = self.count(oracle).cut.setdefault(kind, [0, 0])
+        row[:] = row[0] + cut, row[1] + wanted
+
+    def add_check(self, oracle: str) -> None:
+        """Count a problem of a probe or of the contract."""
+        self.count(oracle).checks += 1
 
     def add_left_out(self, oracle: str) -> None:
         """Count one problem that the ledger keeps from `oracle`."""
@@ -225,6 +252,7 @@ class Tally:
             count.unanswered += row["unanswered"]
             count.left_out += row["left_out"]
             count.weak += row["weak"]
+            count.checks += row["checks"]
             count.seconds += row["seconds"]
             count.ratio = max(count.ratio, row["ratio"])
             for result in RESULTS:
@@ -236,9 +264,12 @@ class Tally:
                 count.spread[result] = [one + other for one, other in sums]
             for region, problems in row["regions"].items():
                 self.add_region(oracle, region, problems)
+            count.all_regions |= row["all_regions"]
             if row["valid"]:
                 self.add_coverage(oracle, row["met"], row["valid"], row["missing"])
             count.support.update(row["support"])
+            for kind, (cut, wanted) in row["cut"].items():
+                self.add_cut(oracle, kind, cut, wanted)
             for dtype, of_results in row["bits"].items():
                 for result, bits in of_results.items():
                     self.add_bits(oracle, dtype, result, bits)
@@ -316,12 +347,23 @@ def coverage_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
         if count.regions:
             fewest = min(count.regions, key=lambda name: count.regions[name])
             reached = sum(map(bool, count.regions.values()))
-            parts.append(
-                f"{reached} of {len(count.regions)} regions, "
-                f'the fewest problems in "{fewest}" ({count.regions[fewest]:,})'
-            )
+            part = f"{reached} of {len(count.regions)} regions, "
+            if not count.all_regions:
+                part = f"{reached} regions, not all were asked for, "
+            parts.append(f'{part}the fewest problems in "{fewest}" ({count.regions[fewest]:,})')
         if parts:
             lines.append(f"{entry.name}: {'; '.join(parts)}")
+    return lines
+
+
+def cut_lines(entries: Sequence[Entry], tally: Tally) -> list[str]:
+    """One line per oracle that there was not time enough for: what it was not asked."""
+    lines = []
+    for entry in entries:
+        cut = tally.counts.get(entry.name, Count()).cut
+        parts = [f"{some:,} of {of:,} {kind}" for kind, (some, of) in cut.items() if some]
+        if parts:
+            lines.append(f"{' and '.join(parts)} of {entry.name}")
     return lines
 
 

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from hypothesis import reject, target
@@ -21,6 +21,7 @@ from reference.problem import ConvProblem
 from reference.rounding import FACTORS, FORMATS, RESULTS, absolute_sums
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
+from tests.support.budget import ENDLESS, Budget, OutOfTime
 from tests.support.classes import Class, region_names
 from tests.support.coverage import Met, coverage_of
 from tests.support.fixed import probes
@@ -34,7 +35,7 @@ from tests.support.regressions import (
     save,
     save_worst,
 )
-from tests.support.reporting import Tally, finding_of
+from tests.support.reporting import Finding, Tally, finding_of
 from tests.support.scripts import standalone
 
 _MOST_FINDINGS = 30  # in one test that keeps going
@@ -61,7 +62,8 @@ class Verification:
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
     is not asked is no success. Without `ledger` every oracle is asked for everything that it
     accepts; `keep_going` leaves out what has been found and looks for more. `baseline` is what the
-    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with.
+    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with,
+    `budget` the time that there is. `chosen` are the oracles that the user has named.
     """
 
     def __init__(
@@ -77,8 +79,12 @@ class Verification:
         keep_going: bool = False,
         baseline: drift.Rows | None = None,
         seed: int = 0,
+        budget: Budget = ENDLESS,
+        chosen: Collection[str] = (),
     ) -> None:
         self.tally = tally
+        self.budget = budget
+        self._chosen = chosen
         self.seed = seed
         self.recovered = [] if replay else self._recover(regressions)
         self.kept = list(replay) or kept_files(regressions)
@@ -102,6 +108,10 @@ class Verification:
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
         return self._entries[name]
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether an oracle is not there by chance: it is required, or the user has named it."""
+        return name in self._chosen or self._entries[name].required
 
     def connection(self, name: str) -> Connection:
         """The oracle called `name`, which is one of those chosen."""
@@ -191,8 +201,9 @@ class Verification:
         """The regions of its domain in which `oracle` was asked nothing, but for the ledger's."""
         for name in region_names(oracle.domain):
             self.tally.add_region(oracle.name, name, 0)
-        asked = self.tally.count(oracle.name).regions
-        empty = (name for name, problems in asked.items() if not problems)
+        count = self.tally.count(oracle.name)
+        count.all_regions = True
+        empty = (name for name, problems in count.regions.items() if not problems)
         return [name for name in empty if (oracle.name, name) not in self._regions_left_out]
 
     def _count_regions(self, oracle: str, problem: ConvProblem) -> None:
@@ -254,6 +265,7 @@ class Verification:
             if self.known(oracle.name, problem) or not domain.accepts(problem):
                 continue
             asked += 1
+            self.tally.add_check(oracle.name)
             expected = expected_of(problem, domain)
             try:
                 grads = oracle.grads(problem)
@@ -361,30 +373,42 @@ class Verification:
                 with self.keeping():
                     run(int(min(count, sys.maxsize)))
                 break
+            except OutOfTime:
+                break
             except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
                 found = leaves(error)
-                failures += [failure for failure in found if isinstance(failure, Disagreement)]
-                if not all(isinstance(failure, Disagreement) for failure in found):
+                new = [failure for failure in found if isinstance(failure, Disagreement)]
+                failures += new
+                if len(new) < len(found):
                     raise
             finally:
                 self._looking = False
             if failures[-1].verdict.kind == NotStarted.kind:
                 break
             count -= seen.asked_before_failure
-            region = self._explore(oracle, explore or run, failures[-1].verdict)
-            failures[-1].add_note(str(region))
-            if regions := seen.regions(failures[-1].verdict):
-                failures[-1].add_note(f"regions: {'; '.join(regions)}")
-            if self.tally.findings:
-                finding = self.tally.findings[-1]
-                finding.in_common, finding.regions = str(region), regions
-            if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
+            are_explained = [
+                self._explain(oracle, explore or run, failure, finding)
+                for failure, finding in zip(new, self.tally.findings[-len(new) :])
+            ]
+            if not self._keep_going or not all(are_explained) or len(failures) >= _MOST_FINDINGS:
                 break
-            seen.leave_out(failures[-1].verdict)
+            for failure in new:
+                seen.leave_out(failure.verdict)
         if len(failures) == 1:
             raise failures[0]
         if failures:
             raise ExceptionGroup(f"{len(failures)} findings", failures)
+
+    def _explain(
+        self, oracle: str, run: Callable[[int], None], failure: Disagreement, finding: Finding
+    ) -> bool:
+        """Add what failures like this one have in common; returns whether they have anything."""
+        region = self._explore(oracle, run, failure.verdict)
+        failure.add_note(str(region))
+        if regions := self._seen_of(oracle).regions(failure.verdict):
+            failure.add_note(f"regions: {'; '.join(regions)}")
+        finding.in_common, finding.regions = str(region), regions
+        return bool(region.conditions)
 
     def _explore(self, oracle: str, run: Callable[[int], None], verdict: Verdict) -> Proposal:
         """What failures like `verdict` have in common, after asking for some more problems."""
@@ -396,7 +420,8 @@ class Verification:
             for problem in neighbours(verdict.problem):
                 if connection.domain.accepts(problem):
                     self.verify(connection, problem)
-            run(_EXPLORED)
+            with contextlib.suppress(OutOfTime):
+                run(_EXPLORED)
         finally:
             seen.exploring_until = 0.0
             self.activity = ""

@@ -22,6 +22,7 @@ def test_contract(oracle: Connection, check: str, verification: Verification) ->
     @given(problem=problems_for(check, oracle.domain))
     def keeps(problem: ConvProblem) -> None:
         if concerns(check, oracle.domain, problem) and not verification.known(oracle.name, problem):
+            verification.tally.add_check(oracle.name)
             CHECKS[check](oracle, problem)
 
     keeps()

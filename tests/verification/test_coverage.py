@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import Phase, Verbosity, given, settings
@@ -14,8 +14,9 @@ from hypothesis.strategies import DataObject
 from oracles.compare import Disagreement
 from oracles.worker import Connection
 from reference import ConvProblem
-from tests.support.budget import Purse
+from tests.support.budget import COST_OF_A_CLASS, Purse
 from tests.support.classes import Class, ask_one, regions, three_classes
+from tests.support.reporting import CLASSES
 from tests.support.space import various
 from tests.support.verification import Verification
 
@@ -23,44 +24,58 @@ _A_TURN = 250  # random problems to one of each region: those of the profile ci
 
 
 @pytest.mark.reason("empty region")
-def test_every_three_classes_meet(oracle: Connection, verification: Verification) -> None:
+def test_every_three_classes_meet(
+    oracle: Connection, verification: Verification, share: float
+) -> None:
     """In some problem each: of strides, padding, dilation, groups, values, layout and so on."""
     __tracebackhide__ = True
-    left = verify(oracle, three_classes(oracle.domain, verification.seed), verification)
-    check_time(oracle, left, verification)
+    classes = three_classes(oracle.domain, verification.seed)
+    check_time(oracle, verify(oracle, classes, verification, share), verification, share)
     missing = verification.met(oracle).missing
     assert not missing, f"{oracle.name} was not asked where these meet: {'; '.join(missing)}"
 
 
 @pytest.mark.reason("empty region")
-def test_every_region(oracle: Connection, verification: Verification) -> None:
+def test_every_region(oracle: Connection, verification: Verification, share: float) -> None:
     """Problems of each region that the oracle's domain has, on integers and on reals."""
     __tracebackhide__ = True
     turns = max(1, settings().max_examples // _A_TURN)
-    left = verify(oracle, regions(oracle.domain, verification.seed, turns), verification)
-    check_time(oracle, left, verification)
+    classes = regions(oracle.domain, verification.seed, turns)
+    check_time(oracle, verify(oracle, classes, verification, share), verification, share)
     empty = verification.empty_regions(oracle)
     assert not empty, f"no problem for {oracle.name} was in: {'; '.join(empty)}"
 
 
-def check_time(oracle: Connection, left: int, verification: Verification) -> None:
-    """Say that there was no time for all classes: red, unless the oracle is there by chance."""
-    words = f"{oracle.name} is slow: no time for {left:,} classes of problems"
-    if left and verification.entry(oracle.name).required:
+def check_time(
+    oracle: Connection, left: Sequence[Class], verification: Verification, share: float
+) -> None:
+    """Say that there was no time for all classes: red, unless the oracle is there by chance.
+
+    Nor is it red if a budget has cut classes of which others have been asked for already.
+    """
+    words = f"{oracle.name} is slow"
+    if (budget := verification.budget).text:
+        words = f"{oracle.name} had {share:.0f} s of the budget of {budget.text}"
+        left = [of for of in left if not of.turn]
+    words += f": no time for {len(left):,} classes of problems"
+    if left and verification.is_wanted(oracle.name):
         pytest.fail(words)
     if left:
         pytest.skip(words)
 
 
-def verify(oracle: Connection, classes: Iterable[Class], verification: Verification) -> int:
-    """Hold `oracle` against the reference on a problem of each class; returns how many are left.
+def verify(
+    oracle: Connection, classes: Iterable[Class], verification: Verification, share: float
+) -> Sequence[Class]:
+    """Hold `oracle` against the reference on a problem of each class; returns those left.
 
-    There are some if it takes too long for all of them. A failure is made smaller, into whatever
-    class: what is left of it is what it takes.
+    There are some if it takes too long for all of them, or longer than `share` seconds. A failure
+    is made smaller, into whatever class: what is left of it is what it takes.
     """
     __tracebackhide__ = True
     left = deque(classes)
-    of, purse = left[0], Purse(len(left))
+    wanted = len(left)
+    of, purse = left[0], Purse(min(share, COST_OF_A_CLASS * wanted))
 
     def run(count: int) -> None:
         __tracebackhide__ = True
@@ -87,4 +102,5 @@ def verify(oracle: Connection, classes: Iterable[Class], verification: Verificat
         agrees()
 
     verification.look(oracle.name, run, math.inf, explore)
-    return len(left)
+    verification.tally.add_cut(oracle.name, CLASSES, len(left), wanted)
+    return left

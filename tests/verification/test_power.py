@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import settings
 
+from tests.support.budget import Purse
 from tests.support.mutants import MUTANTS
 from tests.support.mutants.fault import Mutant
 from tests.support.power import Catch, hunt, sentence
@@ -16,9 +17,9 @@ LEAST = 148  # faults that a run catches; with more of them planted this grows, 
 
 
 @pytest.mark.reason("lost power")
-def test_planted_faults_are_caught(verification: Verification) -> None:
+def test_planted_faults_are_caught(verification: Verification, share: float) -> None:
     """Every mutant is, by what this run asks of an oracle; the sentence closes the report."""
-    found = hunt(MUTANTS, verification.seed, settings().max_examples)
+    found = hunt(MUTANTS, verification.seed, settings().max_examples, Purse(share))
     verification.tally.power = sentence(found, len(MUTANTS))
     check_power(found, MUTANTS)
 
