@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from oracles.registry import find
-from tests.support import budget
 from tests.support.budget import affordable
 from tests.support.classes import regions
 from tests.support.reporting import Count, Tally
@@ -66,13 +65,15 @@ def test_classes_that_there_is_no_time_for(tmp_path: Path, monkeypatch: pytest.M
     )
     classes = deque(regions(entry.oracle.domain), maxlen=5)
     oracle = verification.connection(entry.name)
-    assert verify(oracle, list(classes), verification) == 0
-    monkeypatch.setattr(budget, "COST_OF_A_CLASS", 0)
-    assert verify(oracle, list(classes), verification) == 5
+    share = verification.budget.share(1)
+    assert len(verify(oracle, classes, verification, share)) == 0
+    monkeypatch.setattr("tests.verification.test_coverage.COST_OF_A_CLASS", 0)
+    left = verify(oracle, classes, verification, share)
+    assert list(left) == list(classes)
     with pytest.raises(pytest.fail.Exception, match="zoo:right is slow: no time for 5 classes"):
-        check_time(oracle, 5, verification)
+        check_time(oracle, left, verification, share)
     monkeypatch.setattr(entry.oracle, "required", False, raising=False)
     with pytest.raises(pytest.skip.Exception, match="zoo:right is slow: no time for 5 classes"):
-        check_time(oracle, 5, verification)
-    check_time(oracle, 0, verification)
+        check_time(oracle, left, verification, share)
+    check_time(oracle, [], verification, share)
     verification.close()
