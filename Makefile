@@ -7,7 +7,7 @@ BIN := .venv/bin
 SHARED := -n $(PROCESSES) --dist worksteal# by pytest-xdist; PROCESSES=0 for one process
 INSTALLED := .venv/installed
 
-.PHONY: verify test findings power bench lint format lock clean
+.PHONY: verify test findings power bench notebook lint format lock clean
 
 verify: $(INSTALLED)  ## hold every installed oracle against the reference
 	@$(BIN)/python -m pytest tests/verification -v $(SHARED) --hypothesis-profile ci --report report
@@ -23,6 +23,9 @@ power: $(INSTALLED)  ## which check catches which planted fault, how soon; figur
 
 bench: $(INSTALLED)  ## figures, never pass or fail
 	@$(BIN)/python -m tests.benchmarks
+
+notebook: $(INSTALLED)  ## run docs/conv_backward.ipynb and keep what it shows
+	@$(BIN)/python -m tests.support.notebook
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check .
