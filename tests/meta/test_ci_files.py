@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -275,3 +276,37 @@ def test_the_hook() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert all(option.partition("=")[0] in done.stdout for option in hook["args"])
+
+
+def test_the_hook_asks_for_each_file(tmp_path: Path) -> None:
+    """Under the committer's python3, with a certificate in .git; one that is wrong is enough."""
+    beside = tmp_path / "verifier"
+    theirs = tmp_path / "theirs"
+    ours = beside / ".venvs" / "core-pinned-python3" / "bin"
+    for directory in (beside / ".ci", ours, theirs):
+        directory.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "certify", beside / ".ci")
+    answers = {theirs / "make": "", theirs / "python3": "", ours / "python": 'echo "$@"'}
+    for path, answer in answers.items():
+        path.write_text(f"#!/bin/sh\n{answer}\n")
+        path.chmod(0o755)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+
+    def run(*arguments: str) -> tuple[int, list[str]]:
+        done = subprocess.run(
+            [beside / ".ci" / "certify", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{theirs}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout.splitlines()
+
+    asked = "-m oracles certify {0}@{1}/python3 --no-power --output .git/certificates/{0}"
+    assert run("--no-power", "a.py", "b/c.py") == (
+        0, [asked.format(name, theirs) for name in ("a.py", "b/c.py")]
+    )  # fmt: skip
+    (ours / "python").write_text("#!/bin/sh\ncase $4 in a.py*) exit 1;; esac\n")
+    assert run("b.py") == (0, [])
+    assert run("a.py", "b.py") == (1, [])
