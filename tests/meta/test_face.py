@@ -429,8 +429,9 @@ def test_kept_counterexamples_come_first() -> None:
 def test_a_number_of_problems() -> None:
     """`--problems` takes the place of the profile's number; none is not a number."""
     arguments = ("--oracle", "tests.support.zoo:right", EXACT, "-k", "1d-float32")
-    row = rows(run_pytest(*arguments, "--problems=70")[1])["tests.support.zoo:right"]
-    assert int(row[1]) - int(row[7]) == 70
+    for profile in ([], ["--hypothesis-profile=ci"]):
+        row = rows(run_pytest(*arguments, "--problems=70", *profile)[1])["tests.support.zoo:right"]
+        assert int(row[1]) - int(row[7]) == 70
     code, output = run_pytest(*arguments, "--problems=0")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "--problems 0: must be at least 1" in output
