@@ -141,10 +141,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if count is not None:
         if count < 1:
             raise pytest.UsageError(f"--problems {count}: must be at least 1")
-        hypothesis.settings.register_profile(
-            f"{profile} of {count}", hypothesis.settings.get_profile(profile), max_examples=count
+        hypothesis.settings.register_profile(  # by the same name: Hypothesis' plugin loads it again
+            profile, hypothesis.settings.get_profile(profile), max_examples=count
         )
-        hypothesis.settings.load_profile(f"{profile} of {count}")
+        hypothesis.settings.load_profile(profile)
     least = config.getoption("--minimum-problems")
     if least is not None and least < 1:
         raise pytest.UsageError(f"--minimum-problems {least}: must be at least 1")

@@ -1,7 +1,8 @@
-"""What docs/plug-in.md shows is done, from an empty directory, and prints what it says."""
+"""What docs/plug-in.md shows is done, and prints what it says; what pages link to is there."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -68,3 +69,25 @@ def test_a_page_can_be_wrong() -> None:
     assert matches("one\n...\nthree\n", "one\n2\nthree")
     assert not matches("one\n...\nthree\n", "one\n2\n3")
     assert not matches("one\n", "one\ntwo")
+
+
+def dead_links(page: Path) -> list[str]:
+    """The files that a page links to, or shows, and that are not there."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    return [link for link in links if not (page.parent / link).exists()]
+
+
+def test_links() -> None:
+    """Of all pages, and of the notebook."""
+    pages = itertools.chain.from_iterable(
+        ROOT.glob(pattern) for pattern in ("*.md", "docs/*.md", "docs/*.ipynb", "tests/*/README.md")
+    )
+    assert {str(page): dead for page in pages if (dead := dead_links(page))} == {}
+
+
+def test_a_link_can_be_dead(tmp_path: Path) -> None:
+    """A file that is not there is found; other sites and places in a page are not asked for."""
+    (tmp_path / "there.md").touch()
+    page = tmp_path / "page.md"
+    page.write_text("[a](there.md#place) ![b](gone.png) [c](https://example.org) [d](#here)")
+    assert dead_links(page) == ["gone.png"]

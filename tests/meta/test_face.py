@@ -215,10 +215,10 @@ def test_what_cannot_be_kept_is_still_said(tmp_path: Path) -> None:
     assert "could not be kept in" in output
 
 
-def test_the_oracle_of_the_readme(tmp_path: Path) -> None:
+def test_an_oracle_that_is_a_module(tmp_path: Path) -> None:
     """The example, with its computation filled in, is verified by the command beside it."""
-    readme = (ROOT / "README.md").read_text()
-    code = readme.partition("# my_kernel.py\n")[2].partition("```")[0]
+    page = (ROOT / "docs" / "oracles.md").read_text()
+    code = page.partition("# my_kernel.py\n")[2].partition("```")[0]
     computation = "conv_backward(x, w, dy, params)"
     filled = code.replace("dx, dw, db = ...", f"g = {computation}; dx, dw, db = g.dx, g.dw, g.db")
     assert filled != code
@@ -227,7 +227,7 @@ def test_the_oracle_of_the_readme(tmp_path: Path) -> None:
         f"from reference import conv_backward\n{filled}"
     )
     command = "pytest tests/verification --oracle kernels.my_kernel --oracle numerical"
-    assert command in readme
+    assert command in page
     arguments = [*command.split()[1:], "-k", "not laws and not numerical and not power"]
     exit_code, output = run_pytest(*arguments, PYTHONPATH=str(tmp_path))
     assert exit_code == pytest.ExitCode.OK, output
@@ -429,8 +429,9 @@ def test_kept_counterexamples_come_first() -> None:
 def test_a_number_of_problems() -> None:
     """`--problems` takes the place of the profile's number; none is not a number."""
     arguments = ("--oracle", "tests.support.zoo:right", EXACT, "-k", "1d-float32")
-    row = rows(run_pytest(*arguments, "--problems=70")[1])["tests.support.zoo:right"]
-    assert int(row[1]) - int(row[7]) == 70
+    for profile in ([], ["--hypothesis-profile=ci"]):
+        row = rows(run_pytest(*arguments, "--problems=70", *profile)[1])["tests.support.zoo:right"]
+        assert int(row[1]) - int(row[7]) == 70
     code, output = run_pytest(*arguments, "--problems=0")
     assert code == pytest.ExitCode.USAGE_ERROR
     assert "--problems 0: must be at least 1" in output
