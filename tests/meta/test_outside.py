@@ -292,5 +292,10 @@ def test_a_function_is_not_asked_for_what_it_does_not_take() -> None:
 
 def test_results_that_are_none() -> None:
     """A domain that claims what there is not is an error."""
+    for factors in ({"float32": "float16"}, {"float64": "bfloat16"}):
+        with pytest.raises(ValueError, match=r"factors=.*: must be {'float32': NAME}, NAME one of"):
+            Domain(Box(**TAKES), factors=factors)
+    cut = Domain(Box(**TAKES), factors={"float32": "tfloat32"})
+    assert Domain.from_json(cut.to_json()).factors == {"float32": "tfloat32"}
     with pytest.raises(ValueError, match=r"results=\('dz',\): must be a tuple of some of \('dx',"):
         Domain(Box(**TAKES), results=("dz",))

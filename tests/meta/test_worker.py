@@ -44,6 +44,11 @@ VERDICTS = {
     "calls_sys_exit": ("raises", "raises SystemExit: enough"),
     "hangs": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
     "trickles": ("hangs", "hangs: no answer within 0.5 s, again in fresh process 1 of 1"),
+    "has_no_accelerator": (
+        "does not start",
+        "RuntimeError: there is no accelerator",
+    ),
+    "maps_all_memory": ("agrees", ""),
     "eats_memory": ("raises", "MemoryError: Unable to allocate 256. MiB"),
     "forks_a_child_that_stays": ("crashes", "crashes with SIGKILL, again"),
     "answers_a_list": ("malformed", "answers with dx a list, not a NumPy array"),
@@ -395,6 +400,10 @@ def test_names() -> None:
         (
             "tests.support.zoo:environment_of_words",
             "environment='OMP_NUM_THREADS=1' must be a dict",
+        ),
+        (
+            "tests.support.zoo:memory_in_words",
+            "memory_limit='4 GiB' must be a number of bytes, or None",
         ),
     ],
 )

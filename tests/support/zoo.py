@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from oracles.compare import reference_grads
-from oracles.protocol import Box, Domain
+from oracles.protocol import MEMORY_LIMIT, Box, Domain
 from oracles.wire import encode_grads, frame
 from reference import (
     ConvParams,
@@ -44,6 +45,8 @@ class Citizen:
     distribution = None
     domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float32", "float64")))
     environment: Any = types.MappingProxyType({})
+    memory_limit: Any = MEMORY_LIMIT
+    prepare: Any = staticmethod(lambda: None)
 
 
 class Bad(Citizen):
@@ -255,6 +258,32 @@ def eats_memory(problem: ConvProblem) -> Any:
     hoard = []
     while True:
         hoard.append(np.empty(1 << 28, np.uint8))
+
+
+@Bad
+def maps_all_memory(problem: ConvProblem) -> Any:
+    """Needs as many addresses as there are, as CUDA does, and says so."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        raise MemoryError("there is a limit")
+    return reference_grads(problem)
+
+
+maps_all_memory.memory_limit = None
+
+
+@Bad
+def has_no_accelerator(problem: ConvProblem) -> Any:
+    """Is never asked: what it needs is not there."""
+    return reference_grads(problem)
+
+
+def _look_for_an_accelerator() -> None:
+    raise RuntimeError("there is no accelerator")
+
+
+has_no_accelerator.prepare = _look_for_an_accelerator
+memory_in_words = Bad(reference_grads)
+memory_in_words.memory_limit = "4 GiB"
 
 
 @Bad
