@@ -153,6 +153,8 @@ def pytest_configure(config: pytest.Config) -> None:
         keep_going=config.getoption("--keep-going"),
         baseline=_baseline(config),
         seed=_seed(config),
+        varies=not hypothesis.settings().derandomize
+        and config.getoption("--hypothesis-seed") is None,
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])

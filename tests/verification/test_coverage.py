@@ -17,7 +17,7 @@ from reference import ConvProblem
 from tests.support.budget import Purse
 from tests.support.classes import Class, ask_one, regions, three_classes
 from tests.support.space import various
-from tests.support.verification import Verification
+from tests.support.verification import Late, Verification
 
 _A_TURN = 250  # random problems to one of each region: those of the profile ci
 
@@ -60,21 +60,34 @@ def verify(oracle: Connection, classes: Iterable[Class], verification: Verificat
     """
     __tracebackhide__ = True
     left = deque(classes)
-    of, purse = left[0], Purse(len(left))
+    of, begun, purse = left[0], True, Purse(len(left))
 
     def run(count: int) -> None:
         __tracebackhide__ = True
-        nonlocal of
+        nonlocal of, begun
         del count
-        while left and not purse.is_empty:
-            of = left.popleft()
-            try:
+        try:
+            while left and not purse.is_empty:
+                of, begun = left.popleft(), False
                 ask_one(of, ask, verification.seed)
-            except Disagreement as failure:
-                raise verification.smaller(failure) from None
+            verification.settle()
+        except Late as late:
+            if not begun:  # it is of the class before
+                left.appendleft(of)
+            fail(late)
+
+    def fail(late: Late) -> None:
+        __tracebackhide__ = True
+        try:
+            verification.count(late.problem, late.verdict, late.seconds)
+        except Disagreement as failure:
+            raise verification.smaller(failure) from None
 
     def ask(problem: ConvProblem, is_last: bool) -> bool:
         __tracebackhide__ = True
+        nonlocal begun
+        verification.settle()
+        begun = True
         return verification.verify_class(oracle, of, problem, is_last=is_last)
 
     def explore(count: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import Phase, Verbosity, given, settings
+from hypothesis import Phase, settings
 
 from oracles.worker import Connection
 from reference import ConvProblem
+from tests.support.ahead import ask_all, draw
 from tests.support.budget import affordable
 from tests.support.strategies import Fill, problems
 from tests.support.verification import Verification
@@ -26,21 +27,27 @@ def verify(
 ) -> None:
     """Hold `oracle` against the reference on random problems."""
     __tracebackhide__ = True
-    drives = Phase.target in settings().phases  # as in the profile "nightly"
+    every = problems(oracle.domain, rank, dtype, fill)
+    count = affordable(verification.tally.count(oracle.name), settings().max_examples)
+    drives = fill == "reals" and Phase.target in settings().phases  # as in the profile "nightly"
+    seed = verification.seed_of(rank, dtype)
+
+    def drive(problem: ConvProblem) -> None:
+        __tracebackhide__ = True
+        if (verdict := verification.verify(oracle, problem)) is not None:
+            verification.drive(verdict)
 
     def run(count: int) -> None:
         __tracebackhide__ = True
+        if drives:
+            draw(drive, every, seed, count, settings().phases)
+        else:
+            ask_all(verification, oracle, every, seed, count)
 
-        # quiet: the failure itself ends with the problem's constructor
-        @settings(max_examples=count, verbosity=Verbosity.quiet)
-        @given(problem=problems(oracle.domain, rank, dtype, fill))
-        def agrees(problem: ConvProblem) -> None:
-            __tracebackhide__ = True
-            verdict = verification.verify(oracle, problem)
-            if verdict is not None and drives:
-                verification.drive(verdict)
+    def explore(count: int) -> None:
+        def ask(problem: ConvProblem) -> None:
+            verification.verify(oracle, problem)
 
-        agrees()
+        draw(ask, every, f"{seed} explored", count, [Phase.generate])
 
-    count = affordable(verification.tally.count(oracle.name), settings().max_examples)
-    verification.look(oracle.name, run, count)
+    verification.look(oracle.name, run, count, explore)
