@@ -146,7 +146,8 @@ class Question:
             return Verdict(oracle.name, problem, "differs", message)
         except OracleError as error:
             return self._verdict_on(error)
-        results, ratios = self._standard.results(got), self._standard.ratios(got)
+        results = self._standard.agreed(got)
+        ratios = self._standard.ratios(got)
         return Verdict(oracle.name, problem, "agrees", results=results, ratios=ratios)
 
     def _verdict_on(self, fault: OracleError) -> Verdict:
@@ -215,6 +216,11 @@ class _Standard:
             if (index := first(wrong)) is not None:
                 return name, index
         return None
+
+    def agreed(self, got: ConvGrads) -> dict[str, bool | None]:
+        """The same as `results` of an answer with no `difference`."""
+        compared = {name for name, *_ in self._compared(got)}
+        return {name: True if name in compared else None for name in RESULTS}
 
     def results(self, got: ConvGrads) -> dict[str, bool | None]:
         """Of dx, dw, db and y, whether they agree; None where there is nothing to compare."""
