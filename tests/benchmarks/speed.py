@@ -257,7 +257,8 @@ def report(found: Mapping[str, Any], layers: Sequence[Layer]) -> str:
         "## The harness",
         f"What one random {harness.RANK}-D {harness.DTYPE} problem costs in a run, mean, in "
         "milliseconds: the parts, each by itself; all of them where each problem is judged before "
-        "the next is drawn; and the whole of a run, which draws the next while the oracle computes.",
+        "the next is drawn; and the whole of a run, which draws the next while the oracle does its "
+        "part.",
         table(harness.HEADS, [harness.cells(*of) for of in found["harness"].items()]),
         "![The parts of a problem's time, by oracle](harness.svg)",
         "## Memory",
