@@ -67,8 +67,8 @@ def wide_integers(
     most = 2 ** (precision // share)
     if most == 1 and signs.b is not None:
         signs = replace(signs, b=0 * signs.b)
-    signs = thinned(signs, thin, most)
-    terms = max(1.0, *_largest_sums(signs).values())
+    signs, largest = _thinned(signs, thin, most)
+    terms = max(1.0, *largest.values())
     width = precision - math.ceil(math.log2(terms))
     magnitudes = (_hash(seeds[wide], wide) >> np.uint64(64 - width)) | np.uint64(1)
     magnitudes = np.where(seeds[wide] < len(_SMALL), 1, magnitudes.astype(np.float64))
@@ -143,14 +143,20 @@ def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvPr
     Only the operands of a sum that is too large are thinned out, so that the other results keep
     their sums. The first element of each array is kept.
     """
-    if max(_upper_bounds(problem).values()) < most:
-        return problem
+    is_small = max(_upper_bounds(problem).values()) < most
+    return problem if is_small else _thinned(problem, names, most)[0]
+
+
+def _thinned(
+    problem: ConvProblem, names: tuple[str, ...], most: float
+) -> tuple[ConvProblem, dict[str, float]]:
+    """The same, and the largest S of each result."""
     bits = dict.fromkeys(names, 0)
     while True:
         largest = _largest_sums(problem)
         name = next((name for name in OPERANDS if largest[name] > most), None)
         if name is None:
-            return problem
+            return problem, largest
         operands = [operand for operand in OPERANDS[name] if operand in names]
         further = math.floor(math.log2(largest[name] / most)) // len(operands)
         for operand in operands:
