@@ -181,6 +181,8 @@ def pytest_configure(config: pytest.Config) -> None:
         seed=_seed(config),
         budget=_budget(config),
         chosen=names if asked else (),
+        varies=not hypothesis.settings().derandomize
+        and config.getoption("--hypothesis-seed") is None,
     )
     config.stash[PROGRESS] = Progress(config, verification)
     config.pluginmanager.register(config.stash[PROGRESS])

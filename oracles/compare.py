@@ -7,6 +7,7 @@ element, and no more: `reference.rounding` derives how much.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -104,48 +105,82 @@ def judge(
     `witnesses` are the oracles that are asked too if the two differ. The verdict's problem is the
     one to blame: where something that was asked before has spoilt the oracle's memory, it is that.
     """
+    return Question(oracle, problem, witnesses).verdict()
 
-    @functools.cache
-    def standard_of_problem() -> _Standard:
+
+class Question:
+    """A problem that an oracle is to be judged by, as `judge` does, at once or in two steps.
+
+    `begin` has the oracle compute in its own process, and the reference in this one; `verdict`
+    waits for the answer. In between the oracle must be asked nothing else.
+    """
+
+    def __init__(
+        self, oracle: Connection, problem: ConvProblem, witnesses: Sequence[Connection] = ()
+    ) -> None:
+        self.oracle = oracle
+        self.problem = problem
+        self._witnesses = witnesses
+
+    def begin(self) -> None:
+        """Ask, and do not wait."""
+        self.oracle.begin(self.problem)
+        with contextlib.suppress(_ReferenceRaises):  # again, for the verdict
+            _ = self._standard
+
+    @property
+    def sums(self) -> ConvGrads | None:
+        """S of every element, see `absolute_sums`; None if that is not known already.
+
+        Known it is after `begin`, unless there are NaN or Inf in the problem.
+        """
+        standard: _Standard | None = self.__dict__.get("_standard")
+        return standard.expected.sums if standard and is_finite(self.problem) else None
+
+    def verdict(self) -> Verdict:
+        """The verdict on the oracle's answer."""
+        oracle, problem = self.oracle, self.problem
         try:
-            return _Standard(problem, oracle)
+            got = oracle.grads(problem, self._wrong, meanwhile=lambda: self._standard)
+        except _ReferenceRaises as error:
+            message = f"reference raises {error} [{describe(problem)}]"
+            return Verdict(oracle.name, problem, "differs", message)
+        except OracleError as error:
+            return self._verdict_on(error)
+        results = self._standard.agreed(got)
+        ratios = self._standard.ratios(got)
+        return Verdict(oracle.name, problem, "agrees", results=results, ratios=ratios)
+
+    def _verdict_on(self, fault: OracleError) -> Verdict:
+        name, evidence = self.oracle.name, fault.evidence or Evidence(self.problem)
+        problem = evidence.problem
+        if not isinstance(fault, Differs):  # nothing to compare: the reference is not asked
+            words = f"{name} {fault} [{describe(problem)}]{_history(evidence)}"
+            return Verdict(name, problem, fault.kind, words, log=fault.log, evidence=evidence)
+        is_other = problem is not self.problem
+        standard = _Standard(problem, self.oracle) if is_other else self._standard
+        return Verdict(
+            name,
+            problem,
+            fault.kind,
+            lambda: _sentence(standard, fault, evidence, self._witnesses),
+            standard.results(fault.grads),
+            fault.log,
+            evidence,
+            errors=standard.errors(fault.grads),
+        )
+
+    @functools.cached_property
+    def _standard(self) -> _Standard:
+        try:
+            return _Standard(self.problem, self.oracle)
         except Exception as error:
             raise _ReferenceRaises(f"{type(error).__name__}: {error}") from error
 
-    def wrong(asked: ConvProblem, got: ConvGrads) -> Differs | None:
-        standard = standard_of_problem() if asked is problem else _Standard(asked, oracle)
+    def _wrong(self, asked: ConvProblem, got: ConvGrads) -> Differs | None:
+        standard = self._standard if asked is self.problem else _Standard(asked, self.oracle)
         words = standard.difference(got)
         return Differs(words, grads=got) if words else None
-
-    try:
-        got = oracle.grads(problem, wrong, meanwhile=standard_of_problem)
-    except _ReferenceRaises as error:
-        message = f"reference raises {error} [{describe(problem)}]"
-        return Verdict(oracle.name, problem, "differs", message)
-    except OracleError as error:
-        fault = error  # which the name `error` does not outlive
-    else:
-        standard = standard_of_problem()
-        results, ratios = standard.results(got), standard.ratios(got)
-        return Verdict(oracle.name, problem, "agrees", results=results, ratios=ratios)
-    evidence = fault.evidence or Evidence(problem)
-    if not isinstance(fault, Differs):  # nothing to compare: the reference is not asked
-        words = f"{oracle.name} {fault} [{describe(evidence.problem)}]{_history(evidence)}"
-        return Verdict(
-            oracle.name, evidence.problem, fault.kind, words, log=fault.log, evidence=evidence
-        )
-    is_other = evidence.problem is not problem
-    standard = _Standard(evidence.problem, oracle) if is_other else standard_of_problem()
-    return Verdict(
-        oracle.name,
-        evidence.problem,
-        fault.kind,
-        lambda: _sentence(standard, fault, evidence, witnesses),
-        standard.results(fault.grads),
-        fault.log,
-        evidence,
-        errors=standard.errors(fault.grads),
-    )
 
 
 class _ReferenceRaises(Exception):
@@ -184,6 +219,11 @@ class _Standard:
             if (index := first(wrong)) is not None:
                 return name, index
         return None
+
+    def agreed(self, got: ConvGrads) -> dict[str, bool | None]:
+        """The same as `results` of an answer with no `difference`."""
+        compared = {name for name, *_ in self._compared(got)}
+        return {name: True if name in compared else None for name in RESULTS}
 
     def results(self, got: ConvGrads) -> dict[str, bool | None]:
         """Of dx, dw, db and y, whether they agree; None where there is nothing to compare."""

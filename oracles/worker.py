@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from oracles import triage
 from oracles.protocol import (
@@ -76,6 +76,14 @@ def never_wrong(problem: ConvProblem, grads: ConvGrads) -> None:
 
 def nothing() -> None:
     """What is done while an oracle computes, unless somebody has other work."""
+
+
+class _Ahead(NamedTuple):
+    """A problem that was sent before its answer is asked for; what went wrong with that, if any."""
+
+    problem: ConvProblem
+    size: int  # of the message, in bytes
+    error: OracleError | TimeoutError | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,9 @@ class InProcess:
             raise difference
         return grads
 
+    def begin(self, problem: ConvProblem) -> None:
+        """There is no process that could compute meanwhile."""
+
     def start(self) -> None:
         """There is no process to start."""
 
@@ -188,6 +199,7 @@ class Worker:
         self._sound: tuple[ConvProblem, ConvGrads] | None = None  # what was answered first of all
         self._has_imported = False  # the zygote, and has forked
         self._number = 0  # of the last problem sent
+        self._ahead: _Ahead | None = None
         self._careful = 0  # times that each problem is asked in a new child; 0: once, in the same
         self._confirmed: dict[bytes, OracleError] = {}
         self._believed = False  # what is wrong, without being asked again in a new child
@@ -215,6 +227,20 @@ class Worker:
         self._control = ours
         self._events = b""
 
+    def begin(self, problem: ConvProblem) -> None:
+        """Have the oracle compute already; `grads` is to be called with the same problem next.
+
+        Whatever goes wrong, `grads` raises it.
+        """
+        if self._careful or self._confirmed:
+            return
+        self._renew_if_full()
+        self._ahead = _Ahead(problem, 0)  # also of one that is sent only in part
+        try:
+            self._ahead = _Ahead(problem, self._send(problem))
+        except (OracleError, TimeoutError) as error:
+            self._ahead = _Ahead(problem, 0, error)
+
     def grads(
         self,
         problem: ConvProblem,
@@ -235,8 +261,7 @@ class Worker:
         if self._careful:
             meanwhile()
             return self._ask_carefully(problem, wrong)
-        if len(self._history) >= HISTORY_PROBLEMS or self._history_bytes >= HISTORY_BYTES:
-            self.end_child()
+        self._renew_if_full()
         answered = len(self._history)
         try:
             grads = self._ask(problem, meanwhile)
@@ -280,6 +305,11 @@ class Worker:
         words = f"{first}; {again}"
         self.report(words, problem, first.log, history)
         return self._last
+
+    def _renew_if_full(self) -> None:
+        """Have a new process where there is no room for more history."""
+        if len(self._history) >= HISTORY_PROBLEMS or self._history_bytes >= HISTORY_BYTES:
+            self.end_child()
 
     def _ask_carefully(self, problem: ConvProblem, wrong: Wrong) -> ConvGrads:
         """Ask in a new process, as often as it took for the last fault to show, and more."""
@@ -383,18 +413,16 @@ class Worker:
 
     def _ask(self, problem: ConvProblem, meanwhile: Callable[[], object] = nothing) -> ConvGrads:
         """One try, in the child that is there or in a new one."""
-        channel = self._ready_channel()
-        self._number += 1
-        message = encode_problem(problem, self._number)
-        self._write_down(message)
-        self._log_mark = self._log_size()
-        if self._log_mark > LOG_LIMIT:
-            os.ftruncate(self._log.fileno(), 0)
-            self._log_mark = 0
-        inbox = Inbox(limit=(64 << 20) + 16 * len(message))
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.problem is not problem:
+            self.end_child()  # its answer would be taken for this one's
+            ahead = None
         try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                channel.sendall(message)
+            if ahead is not None and ahead.error is not None:
+                raise ahead.error
+            size = self._send(problem) if ahead is None else ahead.size
+            channel, inbox = self._channel, Inbox(limit=(64 << 20) + 16 * size)
+            assert channel is not None
             meanwhile()
             deadline = time.monotonic() + self._time_limit  # the oracle is not to pay for that
             while (answer := inbox.message()) is None:
@@ -406,19 +434,38 @@ class Worker:
             if status == "answered":
                 grads = decode_grads(header, body, self.domain.results)
                 self._history.append(problem)
-                self._history_bytes += len(message)
+                self._history_bytes += size
                 self._sound = self._sound or (problem, grads)
                 return grads
         except TimeoutError:
             self.end_child()
             words = f"hangs: no answer within {self._time_limit:g} s"
             raise Hung(words, log=self._log_tail()) from None
+        except Raised:  # it could not be sent
+            raise
         except BaseException:  # an answer that still comes would be taken for the next one's
             self.end_child()
             raise
         if status == "raised":
             raise Raised(f"raises {words}", log=str(header.get("traceback", "")))
         raise Malformed(words or f"answers with the status {status!r}")
+
+    def _send(self, problem: ConvProblem) -> int:
+        """Write `problem` down and send it; returns how many bytes it is.
+
+        Raises what a child has that died before, or a new one that does not start, and Raised.
+        """
+        channel = self._ready_channel()
+        self._number += 1
+        message = encode_problem(problem, self._number)
+        self._write_down(message)
+        self._log_mark = self._log_size()
+        if self._log_mark > LOG_LIMIT:
+            os.ftruncate(self._log.fileno(), 0)
+            self._log_mark = 0
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.sendall(message)
+        return len(message)
 
     def _receive(self, channel: socket.socket, inbox: Inbox, deadline: float) -> None:
         """Wait for bytes from the child into `inbox`; raises Crashed if it ends before."""
@@ -536,6 +583,7 @@ class Worker:
 
     def end_child(self) -> None:
         """Kill the child, if there is one, and all that it started."""
+        self._ahead = None
         if self._channel is None:
             return
         self._channel.close()

@@ -25,6 +25,7 @@ _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a co
 _PRODUCTS = 1 << 16  # elements of a block that is multiplied element by element
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
 _FEW = 16  # channels, or filters of one, that a matrix product is too large a tool for
+_LANES = 256  # channels up to which an axis of several outputs is faster than one of channels alone
 _SPARSE = 4  # times as large as the input
 
 
@@ -96,8 +97,14 @@ def _point_forward(x: Array, w: Array, params: ConvParams) -> Array:
 
 
 def _point_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+    """The same for dX and dW; in blocks where there are few channels, for the cache's sake."""
     del params
-    dx, dw = _rows(dy) @ _rows(w).T, _rows(x).T @ _rows(dy)
+    x_rows, w_rows, dy_rows = _rows(x), _rows(w), _rows(dy)
+    few = min(w_rows.shape) <= _FEW
+    dx, dw = np.empty(x_rows.shape, x.dtype), np.zeros(w_rows.shape, w.dtype)
+    for block in _blocks((len(x_rows),), _COLUMNS // sum(w_rows.shape) if few else len(x_rows)):
+        np.matmul(dy_rows[block], w_rows.T, out=dx[block])
+        dw += x_rows[block].T @ dy_rows[block]
     return dx.reshape(x.shape), dw.reshape(w.shape)
 
 
@@ -201,38 +208,38 @@ def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> G
     padding = _dy_padding(x.shape, kernel, dy.shape, params)
     windows = _windows(_padded(dy, padding), kernel, params)
     w_rows = _rows(np.ascontiguousarray(_reversed(w, rank).swapaxes(-1, -2)))
-    dx, dw_rows = np.empty(x.shape, x.dtype), np.zeros(w_rows.shape, w.dtype)
+    dx, dw_rows = np.empty(x.shape, x.dtype), np.zeros(w_rows.shape[::-1], w.dtype)
     for block in _blocks(x.shape[:-1], _COLUMNS // len(w_rows)):
         columns = windows[block].reshape(-1, len(w_rows))
-        dw_rows += columns.T @ _rows(x[block])
+        dw_rows += _rows(x[block]).T @ columns
         np.matmul(columns, w_rows, out=_rows(dx[block]))
-    dw = _reversed(dw_rows.reshape(*kernel, w.shape[-1], -1), rank).swapaxes(-1, -2)
+    dw = _reversed(np.moveaxis(dw_rows.reshape(-1, *kernel, w.shape[-1]), 0, -2), rank)
     return dx, np.ascontiguousarray(dw)
 
 
 def _depthwise_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """No matrix product, but y = sum over taps of the windows * w, channel by channel."""
-    windows = _windows(_padded(x, params.padding), w.shape[:-2], params)
-    places, taps, channel = _axes(params.rank)
+    windows, side = _lanes(_padded(x, params.padding), w.shape[:-2], params)
+    places, taps, lane = _axes(windows, params.rank)
+    out = output_size(x.shape[1:-1], w.shape[:-2], params)
     w = _by_channel(w[..., 0, :], x.shape[-1])
-    y = np.empty((*windows.shape[: x.ndim - 1], *w.shape[-2:]), x.dtype)
+    y = np.empty((*windows.shape[: len(places)], windows.shape[-1], w.shape[-1]), x.dtype)
     for m in range(w.shape[-1]):
-        w_m, y_m = np.ascontiguousarray(w[..., m]), y[..., m]
-        np.einsum(windows, places + taps + channel, w_m, taps + channel, places + channel, out=y_m)
-    return y.reshape(*y.shape[:-2], -1)
+        w_m = _repeated(w[..., m], side)
+        np.einsum(windows, places + taps + lane, w_m, taps + lane, places + lane, out=y[..., m])
+    return y.reshape(len(x), *out, -1)
 
 
 def _depthwise_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     """For each filter of a channel: dW = sum over outputs of the windows * dy."""
-    windows = _windows(_padded(x, params.padding), w.shape[:-2], params)
-    places, taps, channel = _axes(params.rank)
+    windows, side = _lanes(_padded(x, params.padding), w.shape[:-2], params)
+    places, taps, lane = _axes(windows, params.rank)
     by_m = [np.moveaxis(_by_channel(array, x.shape[-1]), -1, 0) for array in (w[..., 0, :], dy)]
     dw = np.empty(by_m[0].shape, w.dtype)
     for dw_m, dy_m in zip(dw, by_m[1]):
-        dy_m = np.ascontiguousarray(dy_m)
-        np.einsum(
-            windows, places + taps + channel, dy_m, places + channel, taps + channel, out=dw_m
-        )
+        dy_m = np.ascontiguousarray(dy_m).reshape(*windows.shape[: len(places)], -1)
+        sums = np.einsum(windows, places + taps + lane, dy_m, places + lane, taps + lane)
+        dw_m[...] = sums.reshape(*dw_m.shape[:-1], side, -1).sum(axis=-2)
     del windows
     dx_of = _depthwise_dx_gathered if max(params.stride) == 1 else _depthwise_dx_spread
     parts = (
@@ -246,11 +253,11 @@ def _depthwise_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
 def _depthwise_dx_gathered(x_shape: Size, w: Array, dy: Array, params: ConvParams) -> Array:
     """With a stride of 1: dX (N, *S, C) = sum over taps of the windows of dy * the reversed w."""
     padding = _dy_padding(x_shape, w.shape[:-1], dy.shape, params)
-    windows = _windows(_padded(dy, padding), w.shape[:-1], params)
-    places, taps, channel = _axes(params.rank)
-    w = np.ascontiguousarray(_reversed(w, params.rank))
-    dx: Array = np.einsum(windows, places + taps + channel, w, taps + channel, places + channel)
-    return dx
+    windows, side = _lanes(_padded(dy, padding), w.shape[:-1], params)
+    places, taps, lane = _axes(windows, params.rank)
+    w = _repeated(_reversed(w, params.rank), side)
+    dx = np.einsum(windows, places + taps + lane, w, taps + lane, places + lane)
+    return np.asarray(dx.reshape(x_shape))
 
 
 def _depthwise_dx_spread(x_shape: Size, w: Array, dy: Array, params: ConvParams) -> Array:
@@ -264,9 +271,31 @@ def _depthwise_dx_spread(x_shape: Size, w: Array, dy: Array, params: ConvParams)
     return _unpadded(dx_padded, x_shape, params.padding)
 
 
-def _axes(rank: int) -> tuple[list[int], list[int], list[int]]:
-    """Numbers, for np.einsum, of the axes N and *O, of *K, and of C."""
-    return [*range(rank + 1)], [*range(rank + 1, 2 * rank + 1)], [2 * rank + 1]
+def _lanes(padded: Array, kernel: Size, params: ConvParams) -> tuple[Array, int]:
+    """`_windows`, (N, *O, *K, C), for sums in which each channel is by itself.
+
+    Where channels are few, and the outputs along the last axis lie side by side, those are one axis
+    with the channels: (N, *O[:-1], *K, O[-1] * C). Returns how many outputs are in it, too.
+    """
+    windows = _windows(padded, kernel, params)
+    axis = params.rank
+    if params.stride[-1] > 1 or padded.shape[-1] > _LANES:
+        return windows, 1
+    side = windows.shape[axis]
+    shape = (*windows.shape[:axis], *windows.shape[axis + 1 : -1], side * padded.shape[-1])
+    strides = (*windows.strides[:axis], *windows.strides[axis + 1 :])
+    return np.lib.stride_tricks.as_strided(padded, shape, strides), side
+
+
+def _repeated(w: Array, side: int) -> Array:
+    """W (*K, C) for as many outputs side by side."""
+    return np.tile(w, side) if side > 1 else np.ascontiguousarray(w)
+
+
+def _axes(windows: Array, rank: int) -> tuple[list[int], list[int], list[int]]:
+    """Numbers, for np.einsum, of the axes of outputs, of *K, and of channels."""
+    last = windows.ndim - 1
+    return [*range(last - rank)], [*range(last - rank, last)], [last]
 
 
 def _by_channel(array: Array, channels: int) -> Array:

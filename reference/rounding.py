@@ -103,8 +103,7 @@ class Expected:
             finite = np.isfinite(got.astype(np.float64))
             error = np.full(got.shape, np.nan, object)
             error[finite] = np.abs(as_rationals(got[finite]) - want[finite])
-        special = _is_special(want)
-        if special.any():
+        if (special := _is_special(want)).any():
             there, right = got[special].astype(np.float64), want[special].astype(np.float64)
             same = (there == right) | (np.isnan(there) & np.isnan(right))
             error[special] = np.where(same, 0, np.nan)
@@ -114,6 +113,8 @@ class Expected:
         """Error / allowed, in float64, of those elements of `got` that need not be equal."""
         allowed: Array = getattr(self.allowed, name)
         rounded = (allowed > 0) & np.isfinite(allowed)
+        if not rounded.any():
+            return np.empty(0)
         ratios: Array = self.error(name, got)[rounded].astype(np.float64) / allowed[rounded]
         return ratios
 

@@ -1,11 +1,7 @@
 """`make bench`: what one problem costs, and in which part. Figures, never pass or fail.
 
-Each row is of one oracle, on the same random problems in one run; compare figures as ratios.
-"oracle" is asked in this process, "transport" is what a worker takes beyond that; both for shapes
-that it has not seen. "comparison" is a verdict on answers that are at hand, less the reference,
-"bookkeeping" what a run does beside verdicts. While an oracle computes in its own process the
-reference does in ours, so the parts are more than the whole. What isolation costs is the difference
-of two small times: of each, the best of five counts.
+The table is that of `harness`. What isolation costs is the difference of two small times: of each,
+the best of five counts.
 """
 
 from __future__ import annotations
@@ -14,43 +10,30 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
-from hypothesis import Phase, given, settings
 
-from oracles import divergences
-from oracles.compare import expected_of, judge, reference_grads
-from oracles.protocol import Domain
 from oracles.registry import Entry, connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
-from oracles.worker import ENVIRONMENT, TIME_LIMIT, InProcess, Worker
-from reference import ConvGrads, ConvParams, ConvProblem, conv_backward
-from tests.support.reporting import Tally
-from tests.support.strategies import problems
-from tests.support.verification import Verification
+from oracles.worker import ENVIRONMENT, Worker
+from reference import ConvParams, ConvProblem, conv_backward
+from tests.benchmarks import harness
+from tests.benchmarks.harness import DTYPE, RANK, costs, draw_problems, is_asked, times
 
-COUNT = 300
 BEST_OF = 5
-RANK, DTYPE = 2, "float32"
-PARTS = ("generation", "reference", "oracle", "transport", "comparison", "bookkeeping")
 
 
 def main() -> None:
     """Print a table of parts by oracle, then single figures."""
     os.environ.update(ENVIRONMENT)  # of workers: one thread
     installed = [entry for entry in entries() if entry.installed]
-    print(f"{COUNT} random {RANK}-D {DTYPE} problems per oracle; ms a problem, mean\n")
-    print(f"{'oracle':<14}{''.join(f'{part:>13}' for part in PARTS)}{'whole':>9}{'problems/s':>12}")
+    print(f"{harness.COUNT} random {RANK}-D {DTYPE} problems per oracle; ms a problem, mean\n")
+    print("".join(harness.row(harness.HEADS)))
     for entry in installed:
-        parts, whole = costs(entry)
-        cells = "".join(f"{1000 * part:>13.2f}" for part in parts)
-        print(f"{entry.name:<14}{cells}{1000 * whole:>9.2f}{1 / whole:>12.0f}", flush=True)
+        print("".join(harness.row(harness.cells(entry.name, costs(entry)))), flush=True)
     drawn, _ = draw_problems(installed[0].oracle.domain)
     print("\nms, median")
     show("transport, there and back", times(transport, drawn))
@@ -62,55 +45,6 @@ def main() -> None:
             show_restart(entry)
     print("\ns")
     print(f"{'make verify: until the first verdict, warm':<48}{first_verdict():>10.1f}")
-
-
-def costs(entry: Entry) -> tuple[list[float], float]:
-    """Seconds of each part, and of the whole, of a problem for one oracle."""
-    drawn, generation = draw_problems(entry.oracle.domain)
-    asked = [problem for problem in drawn if is_asked(entry, problem)]
-    domain, direct, worker = entry.oracle.domain, connect(entry, in_process=True), connect(entry)
-    answers: dict[int, ConvGrads] = {}
-
-    def reference(problem: ConvProblem) -> None:
-        reference_grads(problem)
-        expected_of(problem, domain)
-
-    def ask(problem: ConvProblem) -> None:
-        answers[id(problem)] = direct.grads(problem)
-
-    def mean(function: Callable[[ConvProblem], object]) -> float:
-        function(asked[0])  # what is slow the first time only
-        return statistics.fmean(times(function, asked))
-
-    of_reference, alone, there = mean(reference), mean(ask), mean(worker.grads)
-    worker.close()
-    at_hand = AtHand(entry, answers)
-    verdict = mean(partial(judge, at_hand))
-    with tempfile.TemporaryDirectory() as nowhere:
-        verification = Verification(
-            [entry], Tally(), in_process=False, time_limit=TIME_LIMIT, regressions=Path(nowhere)
-        )
-        verified = mean(partial(verification.verify, at_hand))
-        oracle = verification.connection(entry.name)
-        oracle.grads(asked[0])
-        whole = draw_problems(domain, partial(verification.verify, oracle))[1]
-        verification.close()
-    parts = [generation, of_reference, alone, there - alone, verdict - of_reference]
-    return [*parts, verified - verdict], whole
-
-
-class AtHand(InProcess):
-    """An oracle whose answers are known, by the identity of the problem."""
-
-    def __init__(self, entry: Entry, answers: Mapping[int, ConvGrads]) -> None:
-        super().__init__(entry.name, entry.oracle)
-        self._ask = lambda problem: answers[id(problem)]
-
-
-def is_asked(entry: Entry, problem: ConvProblem) -> bool:
-    """Whether the oracle takes `problem`, and the ledger does not know it."""
-    known = divergences.find(entry.name, entry.version or "", problem)
-    return entry.oracle.domain.accepts(problem) and not known
 
 
 def many() -> list[ConvProblem]:
@@ -164,23 +98,6 @@ def first_verdict() -> float:
     return seconds
 
 
-def draw_problems(
-    domain: Domain, ask: Callable[[ConvProblem], object] = lambda _: None
-) -> tuple[list[ConvProblem], float]:
-    """Random problems, each asked when it is drawn, and the seconds that each took."""
-    drawn: list[ConvProblem] = []
-
-    @settings(max_examples=COUNT, derandomize=True, database=None, phases=[Phase.generate])
-    @given(problem=problems(domain, RANK, DTYPE, "integers"))
-    def collect(problem: ConvProblem) -> None:
-        ask(problem)
-        drawn.append(problem)
-
-    start = time.perf_counter()
-    collect()
-    return drawn, (time.perf_counter() - start) / len(drawn)
-
-
 def transport(problem: ConvProblem) -> ConvProblem:
     """A problem as a message and back."""
     inbox = Inbox(limit=1 << 30)
@@ -213,16 +130,6 @@ def restarted(worker: Worker) -> Callable[[ConvProblem], object]:
         return worker.grads(problem)
 
     return ask
-
-
-def times(function: Callable[[ConvProblem], object], drawn: list[ConvProblem]) -> list[float]:
-    """Seconds of each call."""
-    seconds = []
-    for problem in drawn:
-        start = time.perf_counter()
-        function(problem)
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 def show(what: str, seconds: list[float]) -> None:

@@ -26,8 +26,10 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from oracles.registry import entries
 from reference import ConvParams, conv_backward
 from reference.plans import PLANS, choose
+from tests.benchmarks import harness
 from tests.benchmarks.power_peers import write
 from tests.support.layers import Layer, real_layers
 
@@ -252,6 +254,13 @@ def report(found: Mapping[str, Any], layers: Sequence[Layer]) -> str:
                 for layer, of in zip(GROWING[what], rows)
             ],
         ),
+        "## The harness",
+        f"What one random {harness.RANK}-D {harness.DTYPE} problem costs in a run, mean, in "
+        "milliseconds: the parts, each by itself; all of them where each problem is judged before "
+        "the next is drawn; and the whole of a run, which draws the next while the oracle does its "
+        "part.",
+        table(harness.HEADS, [harness.cells(*of) for of in found["harness"].items()]),
+        "![The parts of a problem's time, by oracle](harness.svg)",
         "## Memory",
         "Beside the results there are in use at most "
         f"{max(found['memory']):.2f} times the bytes of x, w, y, dX and dW together.",
@@ -390,6 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     found["plans"] = plans(layers, 1)
     found["memory"] = [memory(layer) for layer in layers]
+    found["harness"] = {e.name: harness.costs(e) for e in entries() if e.installed}
     if given.chainer:
         names, pythons = ("ours", "chainer"), {"chainer": given.chainer}
         key = f"{FIRST}, 1 round"
@@ -397,6 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(found, layers)
     write(given.to / "speed.md", text)
     write(given.to / "speed.svg", svg(found))
+    write(given.to / "harness.svg", harness.svg(found["harness"]))
     print(text)
 
 

@@ -13,7 +13,7 @@ from oracles.compare import judge
 from oracles.registry import connect, find
 from oracles.worker import TIME_LIMIT
 from reference import ConvProblem
-from tests.benchmarks.__main__ import draw_problems
+from tests.benchmarks.harness import draw_problems
 
 FAULTS = {
     "SIGSEGV": "segfaults",

@@ -432,3 +432,4 @@ def of_ones(channels: int, filters: int, groups: int = 1, batch: int = 1) -> Con
 def test_weak_problems(make: Callable[[], ConvProblem], weak: bool) -> None:
     """Where dX or dW is zero, or no result is a sum, hardly a fault could show."""
     assert is_weak(make()) is weak
+    assert is_weak(make(), expect(make()).sums) is weak

@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from oracles.registry import find
 from reference import ConvParams
-from tests.benchmarks import speed, speed_rivals
+from tests.benchmarks import harness, speed, speed_rivals
+from tests.benchmarks.harness import Cost
 from tests.benchmarks.speed import TINY, flatness, ratio, rival, summary, times
 from tests.support.layers import Layer, layer_of, real_layers
 
@@ -92,8 +94,22 @@ def test_the_command_writes(
     monkeypatch.setattr(speed, "GROWING", {"small": [TINY]})
     monkeypatch.setattr(speed, "FAST", ("ours",))
     monkeypatch.setattr(speed, "THREADS", (1,))
+    monkeypatch.setattr(speed, "entries", lambda: [find("numerical")])
+    monkeypatch.setattr(harness, "COUNT", 20)
     speed.main(["--rounds=1", f"--to={tmp_path}"])
     text = (tmp_path / "speed.md").read_text()
     assert text in capsys.readouterr().out
     assert all(f"| {layer} |" in text for layer in few)
-    assert ElementTree.parse(tmp_path / "speed.svg").getroot().tag.endswith("svg")
+    assert "| numerical |" in text
+    for name in ("speed.svg", "harness.svg"):
+        assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
+
+
+def test_what_a_problem_costs() -> None:
+    """Of each part there is a time, in the table and as a bar."""
+    cost = Cost((0.001, 0.002, 0.003, 0.004, 0.005, 0.006), 0.02, 0.006)
+    line = ["x", "1.00", "2.00", "3.00", "4.00", "5.00", "6.00", "20.00", "6.00", "2.00", "167"]
+    assert harness.cells("x", cost) == line
+    assert len(line) == len(harness.HEADS)
+    bars = ElementTree.fromstring(harness.svg({"x": cost})).iter("{http://www.w3.org/2000/svg}rect")
+    assert sum(float(bar.get("width", "0").rstrip("%")) > 12 for bar in bars) == 8

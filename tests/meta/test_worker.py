@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 
-from oracles.compare import Disagreement, Verdict, judge
+from oracles.compare import Disagreement, Question, Verdict, judge
 from oracles.protocol import Box, Domain, Hung, NotStarted
 from oracles.registry import connect, find, variants
 from oracles.worker import Worker
 from reference import ConvParams, ConvProblem
+from tests.support import zoo
 from tests.support.strategies import problems
 
 PROBLEM = ConvProblem(
@@ -89,14 +90,22 @@ def start() -> Iterator[object]:
         worker.close()
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["at once", "ahead"])
 @pytest.mark.parametrize("name", VERDICTS)
-def test_verdict(name: str, start) -> None:
+def test_verdict(name: str, ahead: bool, start) -> None:
     """The fault is named, by oracle and problem; a right oracle that chatters is right."""
     worker = start(name, time_limit=0.5 if VERDICTS[name][0] == "hangs" else 20)
-    verdict = judge(worker, PROBLEM)
+
+    def verdict_on(problem: ConvProblem) -> Verdict:
+        question = Question(worker, problem)
+        if ahead:
+            question.begin()
+        return question.verdict()
+
+    verdict = verdict_on(PROBLEM)
     if name in SHOWN_LATER:
         assert verdict.kind == "agrees"
-        verdict = judge(worker, PROBLEM)
+        verdict = verdict_on(PROBLEM)
     kind, words = VERDICTS[name]
     assert verdict.kind == kind
     if words:
@@ -253,6 +262,30 @@ def test_two_faults_are_told_apart(start) -> None:
     assert bad[5].problem is dilated
     assert bad[71].problem.params.stride == (2, 1)
     assert judge(worker, asked[71]).message == bad[71].message
+    assert worker.incidents == []
+
+
+def test_it_computes_ahead(start) -> None:
+    """Between `begin` and the answer there is time for something else."""
+    worker = start("takes_a_while")
+    judge(worker, PROBLEM)
+    question = Question(worker, PROBLEM)
+    begin = time.perf_counter()
+    question.begin()
+    time.sleep(zoo.A_WHILE)
+    assert question.verdict().kind == "agrees"
+    assert time.perf_counter() - begin < 1.8 * zoo.A_WHILE
+
+
+def test_another_problem_than_was_begun(start) -> None:
+    """The answer to what was begun is not taken for another's."""
+    worker = start("right")
+    other = replace(PROBLEM, dy=2 * PROBLEM.dy)
+    worker.begin(other)
+    assert np.array_equal(worker.grads(PROBLEM).db, PROBLEM.dy.sum((0, 1, 2)))
+    worker.begin(other)
+    worker.end_child()
+    assert np.array_equal(worker.grads(other).db, 2 * PROBLEM.dy.sum((0, 1, 2)))
     assert worker.incidents == []
 
 

@@ -72,6 +72,13 @@ class Purse:
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
+        self.was_missed = False
+
+    def check(self) -> None:
+        """Raise OutOfTime if they are spent; `was_missed` says that this has happened."""
+        if self.is_empty:
+            self.was_missed = True
+            raise OutOfTime
 
     @property
     def is_empty(self) -> bool:

@@ -29,6 +29,14 @@ REGION = "region"
 SAME_SHAPES = "same shapes again, with other numbers and params"
 _FILLS: tuple[Fill, ...] = ("wide", "reals")
 _TRIES = 5  # problems of a class that may tell nothing, before one counts all the same
+_ONE = settings(
+    max_examples=1,
+    deadline=None,
+    phases=[Phase.generate],
+    verbosity=Verbosity.quiet,
+    database=None,
+    suppress_health_check=[HealthCheck.filter_too_much],  # two are, of three
+)
 
 
 _Others: TypeAlias = Callable[[ConvProblem], list[ConvProblem]]
@@ -131,17 +139,7 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
     __tracebackhide__ = True
     tries = 0
 
-    @settings(
-        max_examples=1,
-        deadline=None,
-        phases=[Phase.generate],
-        verbosity=Verbosity.quiet,
-        database=None,
-        suppress_health_check=[HealthCheck.filter_too_much],  # two are, of three
-    )
-    @seeded(f"{seed + of.turn} {of.name} {of.rank} {of.dtype} {of.fill}")
-    @given(problem=of.problems)
-    def draw(problem: ConvProblem) -> None:
+    def ask_this(problem: ConvProblem) -> None:
         __tracebackhide__ = True
         nonlocal tries
         if not tries and not any(map(np.any, (problem.x, problem.w, problem.dy))):
@@ -152,7 +150,12 @@ def ask_one(of: Class, ask: Callable[[ConvProblem, bool], bool], seed: int = 0) 
         for other in of.others(problem):
             ask(other, True)
 
-    draw()
+    def draw(problem: ConvProblem) -> None:  # short: Hypothesis parses it each time
+        __tracebackhide__ = True
+        ask_this(problem)
+
+    seed_of = f"{seed + of.turn} {of.name} {of.rank} {of.dtype} {of.fill}"
+    seeded(seed_of)(_ONE(given(problem=of.problems)(draw)))()
 
 
 def one_of_each(classes: Iterable[Class], seed: int = 0) -> Iterator[ConvProblem]:

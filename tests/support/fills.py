@@ -10,7 +10,7 @@ them exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -67,8 +67,8 @@ def wide_integers(
     most = 2 ** (precision // share)
     if most == 1 and signs.b is not None:
         signs = replace(signs, b=0 * signs.b)
-    signs = thinned(signs, thin, most)
-    terms = max(1.0, _largest_sum(signs))
+    signs, largest = _thinned(signs, thin, most)
+    terms = max(1.0, *largest.values())
     width = precision - math.ceil(math.log2(terms))
     magnitudes = (_hash(seeds[wide], wide) >> np.uint64(64 - width)) | np.uint64(1)
     magnitudes = np.where(seeds[wide] < len(_SMALL), 1, magnitudes.astype(np.float64))
@@ -105,13 +105,18 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
     if style == "tiny":
         return _as_type(_scaled(problem, math.ceil(math.log2(tiny) / 2)), dtype)
     room = math.log2(min(stored.largest, summed.largest)) - 1
-    largest = max(1.0, _largest_sum(problem), *np.abs([] if problem.b is None else problem.b))
-    of_dy = np.abs(problem.dy).sum(axis=tuple(range(problem.dy.ndim - 1)))  # scaled once, not twice
-    most = math.log2(np.max(of_dy, initial=1))
-    exponent = math.floor(min((room - math.log2(largest)) / 2, room - most))
-    if style == "huge" or exponent < 0:
-        problem = _scaled(problem, exponent)
+    if style == "huge" or _room(_upper_bounds(problem), problem, room) < 0:
+        exponent = math.floor(_room(_largest_sums(problem), problem, room))
+        if style == "huge" or exponent < 0:
+            problem = _scaled(problem, exponent)
     return _as_type(problem, dtype, tiny=stored.tiny)
+
+
+def _room(sums: Mapping[str, float], problem: ConvProblem, room: float) -> float:
+    """The binary exponent that x, w and dy can be scaled by for no sum to be above 2^`room`."""
+    largest = max(1.0, *sums.values(), _largest(problem.b))
+    of_dy = np.abs(problem.dy).sum(axis=tuple(range(problem.dy.ndim - 1)))  # scaled once, not twice
+    return min((room - math.log2(largest)) / 2, room - math.log2(np.max(of_dy, initial=1)))
 
 
 def _returning(problem: ConvProblem, largest: float) -> ConvProblem:
@@ -138,13 +143,20 @@ def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvPr
     Only the operands of a sum that is too large are thinned out, so that the other results keep
     their sums. The first element of each array is kept.
     """
+    is_small = max(_upper_bounds(problem).values()) < most
+    return problem if is_small else _thinned(problem, names, most)[0]
+
+
+def _thinned(
+    problem: ConvProblem, names: tuple[str, ...], most: float
+) -> tuple[ConvProblem, dict[str, float]]:
+    """The same, and the largest S of each result."""
     bits = dict.fromkeys(names, 0)
     while True:
-        sums = absolute_sums(problem)
-        largest = {name: _largest(getattr(sums, name)) for name in OPERANDS}
+        largest = _largest_sums(problem)
         name = next((name for name in OPERANDS if largest[name] > most), None)
         if name is None:
-            return problem
+            return problem, largest
         operands = [operand for operand in OPERANDS[name] if operand in names]
         further = math.floor(math.log2(largest[name] / most)) // len(operands)
         for operand in operands:
@@ -164,13 +176,25 @@ def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
     return replace(problem, **changed)
 
 
-def _largest_sum(problem: ConvProblem) -> float:
+def _largest_sums(problem: ConvProblem) -> dict[str, float]:
+    """The largest S of each result."""
     sums = absolute_sums(problem)
-    return max(_largest(getattr(sums, name)) for name in OPERANDS)
+    return {name: _largest(getattr(sums, name)) for name in OPERANDS}
+
+
+def _upper_bounds(problem: ConvProblem) -> dict[str, float]:
+    """What S of no element of each result exceeds: quicker to know than the largest."""
+    x, w, b, dy = map(_largest, (problem.x, problem.w, problem.b, problem.dy))
+    filters = problem.w.shape[-1]
+    of_dx = math.prod(problem.kernel) * filters // problem.params.groups
+    of_dw = problem.dy.size // max(1, filters)
+    of_y = math.prod(problem.w.shape[:-1])
+    return {"db": of_dw * dy, "dw": of_dw * x * dy, "dx": of_dx * dy * w, "y": of_y * x * w + b}
 
 
 def _largest(array: Array | None) -> float:
-    return 0.0 if array is None else float(np.max(array, initial=0))
+    """The largest absolute value."""
+    return 0.0 if array is None else float(np.max(np.abs(array), initial=0))
 
 
 def _hash(seeds: Array, name: str) -> Array:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from hypothesis import reject, target
 
 from oracles import divergences, triage
-from oracles.compare import Disagreement, Verdict, expected_of, judge
+from oracles.compare import Disagreement, Question, Verdict, expected_of, judge
 from oracles.protocol import Domain, Evidence, NotStarted, OracleError, describe
 from oracles.registry import Entry, connect
 from oracles.triage import neighbours
 from oracles.worker import MOST_BEFORE, Connection, Incident
-from reference.problem import ConvProblem
+from reference.problem import ConvGrads, ConvProblem
 from reference.rounding import FACTORS, FORMATS, RESULTS, absolute_sums
 from tests.support import drift
 from tests.support.asked import Asked, left_behind
@@ -55,6 +57,29 @@ class FoundElsewhere(BaseException):
         self.failure = failure
 
 
+class Late(BaseException):
+    """A verdict other than "agrees" on `problem`, asked before the one in hand.
+
+    Not an Exception: Hypothesis would take the problem in hand to be wrong. Nothing of the verdict
+    has been counted.
+    """
+
+    def __init__(self, problem: ConvProblem, verdict: Verdict, seconds: float) -> None:
+        super().__init__()
+        self.problem = problem
+        self.verdict = verdict
+        self.seconds = seconds
+
+
+class _Pending(NamedTuple):
+    """A problem that an oracle is computing; the seconds spent on it; what is to be done then."""
+
+    question: Question
+    seconds: float
+    is_weak: bool
+    agreed: Callable[[], None]
+
+
 class Verification:
     """One run's oracles, each connected once.
 
@@ -62,8 +87,9 @@ class Verification:
     the directory `regressions`, or `replay`; `must_ask` says that a replay in which the one oracle
     is not asked is no success. Without `ledger` every oracle is asked for everything that it
     accepts; `keep_going` leaves out what has been found and looks for more. `baseline` is what the
-    oracles' exactness is held against, `seed` what classes of problems are mixed and drawn with,
-    `budget` the time that there is. `chosen` are the oracles that the user has named.
+    oracles' exactness is held against, `seed` what problems are mixed and drawn with; random ones
+    are others each time if it `varies`. `budget` is the time that there is, `chosen` are the
+    oracles that the user has named.
     """
 
     def __init__(
@@ -81,11 +107,13 @@ class Verification:
         seed: int = 0,
         budget: Budget = ENDLESS,
         chosen: Collection[str] = (),
+        varies: bool = False,
     ) -> None:
         self.tally = tally
         self.budget = budget
         self._chosen = chosen
         self.seed = seed
+        self._varies = varies
         self.recovered = [] if replay else self._recover(regressions)
         self.kept = list(replay) or kept_files(regressions)
         self.must_ask = bool(replay) and len(entries) == 1
@@ -101,9 +129,15 @@ class Verification:
         self._keep_going = keep_going
         self._seen: dict[str, Seen] = {}
         self._looking = False
+        self._pending: _Pending | None = None
         self._worst: dict[tuple[str, str, str], Verdict] = {}
         self._met: dict[str, Met] = {}
         self._regions_left_out: set[tuple[str, str]] = set()
+
+    def seed_of(self, rank: int, dtype: str) -> str:
+        """What random problems of this rank and dtype are drawn with."""
+        changing = f" {secrets.token_hex(8)}" if self._varies else ""
+        return f"{self.seed} {rank} {dtype}{changing}"
 
     def entry(self, name: str) -> Entry:
         """What the registry knows of the oracle called `name`."""
@@ -146,44 +180,100 @@ class Verification:
             self.tally.add_left_out(oracle.name)
             return None
         start = time.perf_counter()
-        witnesses = [
-            self.connection(name)
-            for name in self._entries
-            if name != oracle.name and not self.known(name, problem)
-        ]
         seen = self._seen_of(oracle.name)
         if seen.exploring_until:
             if time.monotonic() < seen.exploring_until:
                 seen.add(problem, judge(oracle, problem))
             return None
-        verdict = judge(oracle, problem, witnesses)
-        seen.add(problem, verdict)
-        self.tally.add_verdict(verdict, time.perf_counter() - start)
-        self._count_regions(oracle.name, problem)
-        evidence = verdict.shown_by
-        if self._looking and (evidence.before or evidence.seen_at is not None):
-            raise FoundElsewhere(verdict.failure())
-        verdict.check()
-        if is_weak(problem):
+        question = self._question(oracle, problem)
+        verdict = question.verdict()
+        self.count(question.problem, verdict, time.perf_counter() - start)
+        if is_weak(problem, question.sums):
             self.tally.add_weak(oracle.name)
             if self._looking and not is_enough:
                 reject()  # to Hypothesis: it does not count
         return verdict
+
+    def verify_ahead(
+        self,
+        oracle: Connection,
+        problem: ConvProblem,
+        *,
+        is_enough: bool = False,
+        agreed: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """The same, but the verdict is left to `settle`, and `agreed` called if it is "agrees".
+
+        The oracle computes while the next problem is drawn. Raises Late, of the problem before, and
+        then has not asked. Returns whether it has.
+        """
+        __tracebackhide__ = True
+        self.settle()
+        if self.known(oracle.name, problem):
+            self.tally.add_left_out(oracle.name)
+            return False
+        start = time.perf_counter()
+        question = self._question(oracle, problem)
+        question.begin()
+        weak = is_weak(problem, question.sums)
+        self._pending = _Pending(question, time.perf_counter() - start, weak, agreed)
+        if weak and self._looking and not is_enough:
+            reject()
+        return True
+
+    def settle(self) -> None:
+        """Come to the verdict on the problem that was asked ahead, if there is one; raises Late."""
+        __tracebackhide__ = True
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        start = time.perf_counter()
+        verdict = pending.question.verdict()
+        seconds = pending.seconds + time.perf_counter() - start
+        if verdict.kind != "agrees":
+            raise Late(pending.question.problem, verdict, seconds)
+        self.count(pending.question.problem, verdict, seconds)
+        if pending.is_weak:
+            self.tally.add_weak(verdict.oracle)
+        pending.agreed()
+
+    def count(self, problem: ConvProblem, verdict: Verdict, seconds: float) -> None:
+        """Count a verdict on `problem`; raises Disagreement unless it is "agrees"."""
+        __tracebackhide__ = True
+        self._seen_of(verdict.oracle).add(problem, verdict)
+        self.tally.add_verdict(verdict, seconds)
+        self._count_regions(verdict.oracle, problem)
+        evidence = verdict.shown_by
+        if self._looking and (evidence.before or evidence.seen_at is not None):
+            raise FoundElsewhere(verdict.failure())
+        verdict.check()
+
+    def _question(self, oracle: Connection, problem: ConvProblem) -> Question:
+        """`problem`, with the other oracles for witnesses."""
+        witnesses = [
+            self.connection(name)
+            for name in self._entries
+            if name != oracle.name and not self.known(name, problem)
+        ]
+        return Question(oracle, problem, witnesses)
 
     def verify_class(
         self, oracle: Connection, of: Class, problem: ConvProblem, *, is_last: bool
     ) -> bool:
         """Hold `oracle` against the reference on a problem of a class, and count what it covers.
 
-        Raises Disagreement. Returns whether it was asked; if not, and this was the last try, the
-        class is left out.
+        The verdict is left to `settle`; raises Late. Returns whether it was asked; if not, and this
+        was the last try, the class is left out.
         """
         __tracebackhide__ = True
-        if self.verify(oracle, problem, is_enough=is_last) is not None:
+
+        def agreed() -> None:
             if of.combination is not None:
                 self.met(oracle).meet(problem, of.fill)
             elif of.name not in REGIONS:
                 self.tally.add_region(oracle.name, of.name)
+
+        if self.verify_ahead(oracle, problem, is_enough=is_last, agreed=agreed):
             return True
         if is_last and of.combination is not None:
             self.met(oracle).leave_out(of.combination)
@@ -383,6 +473,7 @@ class Verification:
                     raise
             finally:
                 self._looking = False
+                self._pending = None
             if failures[-1].verdict.kind == NotStarted.kind:
                 break
             count -= seen.asked_before_failure
@@ -528,12 +619,13 @@ def promised_bits(domain: Domain, dtype: str) -> int:
     return FORMATS[dtype].precision
 
 
-def is_weak(problem: ConvProblem) -> bool:
-    """Whether hardly a fault could show in `problem`.
+def is_weak(problem: ConvProblem, sums: ConvGrads | None = None) -> bool:
+    """Whether hardly a fault could show in `problem`, of which `sums` are the absolute ones.
 
     Either dX or dW is zero everywhere, or no result is a sum of more than one product.
     """
-    sums = absolute_sums(problem)
+    if sums is None:
+        sums = absolute_sums(problem)
     terms = (
         math.prod(problem.w.shape[:-1]),  # of y
         math.prod(problem.kernel) * problem.w.shape[-1] // problem.params.groups,  # of dX

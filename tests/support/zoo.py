@@ -177,6 +177,16 @@ class SlowStart(Bad):
 slow_start = SlowStart(reference_grads)
 
 
+A_WHILE = 0.5  # seconds
+
+
+@Bad
+def takes_a_while(problem: ConvProblem) -> Any:
+    """Right after half a second."""
+    time.sleep(A_WHILE)
+    return reference_grads(problem)
+
+
 @Bad
 def segfaults(problem: ConvProblem) -> Any:
     """Reads address zero."""

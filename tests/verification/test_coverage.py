@@ -18,7 +18,7 @@ from tests.support.budget import COST_OF_A_CLASS, Purse
 from tests.support.classes import Class, ask_one, regions, three_classes
 from tests.support.reporting import CLASSES
 from tests.support.space import various
-from tests.support.verification import Verification
+from tests.support.verification import Late, Verification
 
 _A_TURN = 250  # random problems to one of each region: those of the profile ci
 
@@ -75,21 +75,34 @@ def verify(
     __tracebackhide__ = True
     left = deque(classes)
     wanted = len(left)
-    of, purse = left[0], Purse(min(share, COST_OF_A_CLASS * wanted))
+    of, begun, purse = left[0], True, Purse(min(share, COST_OF_A_CLASS * wanted))
 
     def run(count: int) -> None:
         __tracebackhide__ = True
-        nonlocal of
+        nonlocal of, begun
         del count
-        while left and not purse.is_empty:
-            of = left.popleft()
-            try:
+        try:
+            while left and not purse.is_empty:
+                of, begun = left.popleft(), False
                 ask_one(of, ask, verification.seed)
-            except Disagreement as failure:
-                raise verification.smaller(failure) from None
+            verification.settle()
+        except Late as late:
+            if not begun:  # it is of the class before
+                left.appendleft(of)
+            fail(late)
+
+    def fail(late: Late) -> None:
+        __tracebackhide__ = True
+        try:
+            verification.count(late.problem, late.verdict, late.seconds)
+        except Disagreement as failure:
+            raise verification.smaller(failure) from None
 
     def ask(problem: ConvProblem, is_last: bool) -> bool:
         __tracebackhide__ = True
+        nonlocal begun
+        verification.settle()
+        begun = True
         return verification.verify_class(oracle, of, problem, is_last=is_last)
 
     def explore(count: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import Phase, Verbosity, given, settings
+from hypothesis import Phase, settings
 
 from oracles.compare import Disagreement
 from oracles.worker import Connection
 from reference import ConvProblem
-from tests.support.budget import OutOfTime, Purse, affordable
+from tests.support.ahead import ask_all, draw
+from tests.support.budget import Purse, affordable
 from tests.support.reporting import RANDOM
 from tests.support.strategies import Fill, problems
 from tests.support.verification import Verification
@@ -43,34 +44,42 @@ def verify(
     A failure is made small in whatever time that takes.
     """
     __tracebackhide__ = True
-    drives = Phase.target in settings().phases  # as in the profile "nightly"
+    every = problems(oracle.domain, rank, dtype, fill)
     wanted, purse = settings().max_examples, Purse(share)
-    asked, is_late = 0, False
+    count = affordable(verification.tally.count(oracle.name), wanted)
+    drives = fill == "reals" and Phase.target in settings().phases  # as in the profile "nightly"
+    seed = verification.seed_of(rank, dtype)
+    asked, has_failed = 0, False
+
+    def drive(problem: ConvProblem) -> None:
+        __tracebackhide__ = True
+        nonlocal asked, has_failed
+        if not has_failed:
+            purse.check()
+        try:
+            verdict = verification.verify(oracle, problem)
+        except Disagreement:
+            has_failed = True
+            raise
+        asked += 1
+        if verdict is not None:
+            verification.drive(verdict)
 
     def run(count: int) -> None:
         __tracebackhide__ = True
+        nonlocal asked, has_failed
         has_failed = False
+        if drives:
+            draw(drive, every, seed, count, settings().phases)
+        else:
+            asked += ask_all(verification, oracle, every, seed, count, purse)
 
-        # quiet: the failure itself ends with the problem's constructor
-        @settings(max_examples=count, verbosity=Verbosity.quiet)
-        @given(problem=problems(oracle.domain, rank, dtype, fill))
-        def agrees(problem: ConvProblem) -> None:
-            __tracebackhide__ = True
-            nonlocal asked, is_late, has_failed
-            if is_late := purse.is_empty and not has_failed:
-                raise OutOfTime
-            try:
-                verdict = verification.verify(oracle, problem)
-            except Disagreement:
-                has_failed = True
-                raise
-            asked += 1
-            if verdict is not None and drives:
-                verification.drive(verdict)
+    def explore(count: int) -> None:
+        def ask(problem: ConvProblem) -> None:
+            verification.verify(oracle, problem)
 
-        agrees()
+        draw(ask, every, f"{seed} explored", count, [Phase.generate])
 
-    count = affordable(verification.tally.count(oracle.name), wanted)
-    verification.look(oracle.name, run, count)
-    reached = min(asked, count) if is_late else count
+    verification.look(oracle.name, run, count, explore)
+    reached = min(asked, count) if purse.was_missed else count
     verification.tally.add_cut(oracle.name, RANDOM, wanted - reached, wanted)

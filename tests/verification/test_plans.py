@@ -125,6 +125,28 @@ def test_every_plan_is_exact_on_random_problems(
     agrees()
 
 
+@pytest.mark.parametrize("few", [0, 16])
+@pytest.mark.parametrize("channels", [2, 16, 17])
+def test_points_in_blocks(few: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few channels in several blocks, of more in one, bit for bit the definition."""
+    monkeypatch.setattr(plans, "_COLUMNS", 60)
+    monkeypatch.setattr(plans, "_FEW", few)
+    check("point", integers_of((2, 5, 3, channels), (1, 1, channels, 19), ConvParams(), np.float32))
+
+
+@each_rank
+def test_channels_by_themselves(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depthwise sums over an axis of many channels are those over several outputs of few."""
+    monkeypatch.setattr(plans, "_LANES", 0)
+
+    @settings(max_examples=25)
+    @given(problems(Domain(BOXES["depthwise"]), rank, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        check("depthwise", problem)
+
+    agrees()
+
+
 @each_rank
 @pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
 def test_every_plan_keeps_special_values_where_they_belong(plan: str, rank: int) -> None:

@@ -1,0 +1,171 @@
+"""What a problem costs in a run, and in which part, for each oracle.
+
+Each row is of one oracle, on the same random problems in one run; compare figures as ratios.
+"oracle" is asked in this process, "transport" is what a worker takes beyond that; both for shapes
+that it has not seen. "comparison" is a verdict on answers that are at hand, less the reference,
+"bookkeeping" what a run does beside verdicts. "in step" is the whole where each problem is judged
+before the next is drawn: the reference computes while an oracle does in its own process. "whole" is
+what a run takes, which draws the next problem meanwhile; so the parts are more than either.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import escape
+
+from hypothesis import Phase, given, settings
+
+from oracles import divergences
+from oracles.compare import expected_of, judge, reference_grads
+from oracles.protocol import Domain
+from oracles.registry import Entry, connect
+from oracles.worker import TIME_LIMIT, InProcess
+from reference import ConvGrads, ConvProblem
+from tests.support.reporting import Tally
+from tests.support.strategies import problems
+from tests.support.verification import Verification
+
+COUNT = 300
+RANK, DTYPE = 2, "float32"
+PARTS = ("generation", "reference", "oracle", "transport", "comparison", "bookkeeping")
+HEADS = ("oracle", *PARTS, "in step", "whole", "whole / oracle", "problems/s")
+COLORS = ("#0969da", "#8250df", "#1a7f37", "#bf8700", "#bc4c00", "#6e7781")
+
+
+class Cost(NamedTuple):
+    """Seconds of a problem: of each of `PARTS`, and of all, in step and as a run asks."""
+
+    parts: tuple[float, ...]
+    in_step: float
+    whole: float
+
+
+def cells(name: str, cost: Cost) -> list[str]:
+    """A line under `HEADS`, in milliseconds."""
+    times = [f"{1000 * part:.2f}" for part in (*cost.parts, cost.in_step, cost.whole)]
+    ratio = cost.whole / cost.parts[PARTS.index("oracle")]
+    return [name, *times, f"{ratio:.2f}", f"{1 / cost.whole:.0f}"]
+
+
+def row(cells: Sequence[str]) -> list[str]:
+    """The cells, as wide as their columns."""
+    return [f"{cells[0]:<12}", *(f"{c:>{len(head) + 2}}" for c, head in zip(cells[1:], HEADS[1:]))]
+
+
+def svg(costs: Mapping[str, Cost]) -> str:
+    """A bar of all parts for each oracle, and a thin one below for the whole."""
+    most = max(max(sum(cost.parts), cost.whole) for cost in costs.values())
+    left, width, top, step = 110, 640, 50, 54
+    lines = []
+    for place, (part, color) in enumerate(zip(PARTS, COLORS)):
+        x = left + 108 * place
+        lines += [
+            f'<rect x="{x}" y="12" width="12" height="12" fill="{color}"/>',
+            f'<text x="{x + 16}" y="22">{part}</text>',
+        ]
+    for number, (name, cost) in enumerate(costs.items()):
+        x, y = float(left), top + step * number
+        lines.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
+        for part, color in zip(cost.parts, COLORS):
+            across = max(0.0, part) / most * width
+            lines.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{across:.1f}" height="22" fill="{color}"/>'
+            )
+            x += across
+        across = cost.whole / most * width
+        lines += [
+            f'<rect x="{left}" y="{y + 25}" width="{across:.1f}" height="6" fill="#24292f"/>',
+            f'<text x="{left + across + 6:.1f}" y="{y + 34}">'
+            f"whole {1000 * cost.whole:.2f} ms: {1 / cost.whole:.0f} problems/s</text>",
+        ]
+    height = top + step * len(costs) + 10
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" '
+        'font-family="sans-serif" font-size="12">\n'
+        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(lines) + "\n</svg>\n"
+    )
+
+
+def costs(entry: Entry) -> Cost:
+    """What a problem costs for one oracle, mean."""
+    drawn, generation = draw_problems(entry.oracle.domain)
+    asked = [problem for problem in drawn if is_asked(entry, problem)]
+    domain, direct, worker = entry.oracle.domain, connect(entry, in_process=True), connect(entry)
+    answers: dict[int, ConvGrads] = {}
+
+    def reference(problem: ConvProblem) -> None:
+        reference_grads(problem)
+        expected_of(problem, domain)
+
+    def ask(problem: ConvProblem) -> None:
+        answers[id(problem)] = direct.grads(problem)
+
+    def mean(function: Callable[[ConvProblem], object]) -> float:
+        function(asked[0])  # what is slow the first time only
+        return statistics.fmean(times(function, asked))
+
+    of_reference, alone, there = mean(reference), mean(ask), mean(worker.grads)
+    worker.close()
+    at_hand = AtHand(entry, answers)
+    verdict = mean(partial(judge, at_hand))
+    with tempfile.TemporaryDirectory() as nowhere:
+        verification = Verification(
+            [entry], Tally(), in_process=False, time_limit=TIME_LIMIT, regressions=Path(nowhere)
+        )
+        verified = mean(partial(verification.verify, at_hand))
+        oracle = verification.connection(entry.name)
+        oracle.grads(asked[0])
+        in_step = draw_problems(domain, partial(verification.verify, oracle))[1]
+        oracle.renew()
+        whole = draw_problems(domain, partial(verification.verify_ahead, oracle))[1]
+        verification.settle()
+        verification.close()
+    parts = [generation, of_reference, alone, there - alone, verdict - of_reference]
+    return Cost((*parts, verified - verdict), in_step, whole)
+
+
+class AtHand(InProcess):
+    """An oracle whose answers are known, by the identity of the problem."""
+
+    def __init__(self, entry: Entry, answers: Mapping[int, ConvGrads]) -> None:
+        super().__init__(entry.name, entry.oracle)
+        self._ask = lambda problem: answers[id(problem)]
+
+
+def is_asked(entry: Entry, problem: ConvProblem) -> bool:
+    """Whether the oracle takes `problem`, and the ledger does not know it."""
+    known = divergences.find(entry.name, entry.version or "", problem)
+    return entry.oracle.domain.accepts(problem) and not known
+
+
+def draw_problems(
+    domain: Domain, ask: Callable[[ConvProblem], object] = lambda _: None
+) -> tuple[list[ConvProblem], float]:
+    """Random problems, each asked when it is drawn, and the seconds that each took."""
+    drawn: list[ConvProblem] = []
+
+    @settings(max_examples=COUNT, derandomize=True, database=None, phases=[Phase.generate])
+    @given(problem=problems(domain, RANK, DTYPE, "integers"))
+    def collect(problem: ConvProblem) -> None:
+        ask(problem)
+        drawn.append(problem)
+
+    start = time.perf_counter()
+    collect()
+    return drawn, (time.perf_counter() - start) / len(drawn)
+
+
+def times(function: Callable[[ConvProblem], object], drawn: list[ConvProblem]) -> list[float]:
+    """Seconds of each call."""
+    seconds = []
+    for problem in drawn:
+        start = time.perf_counter()
+        function(problem)
+        seconds.append(time.perf_counter() - start)
+    return seconds
