@@ -36,18 +36,19 @@ def ask_all(
     the purse is spent before. A failure is made small in whatever time that takes.
     """
     __tracebackhide__ = True
-    begun = 0
+    begun = asked = 0  # weak ones do not count as asked
 
     def in_step(problem: ConvProblem) -> None:
         __tracebackhide__ = True
         verification.verify(oracle, problem)
 
     def ahead(problem: ConvProblem) -> None:
-        nonlocal begun
+        nonlocal begun, asked
         verification.settle()
         purse.check()
         begun += 1
         verification.verify_ahead(oracle, problem)
+        asked += 1
 
     def from_the_last(problem: ConvProblem) -> None:
         __tracebackhide__ = True
@@ -69,7 +70,6 @@ def ask_all(
         verification.settle()
     except Late as found:
         late = found
-    asked = begun
     if late is None:
         return asked
     draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
