@@ -58,15 +58,19 @@ def ask_all(
     if settings().database is not None and Phase.reuse in phases:
         with contextlib.suppress(SkipTest):  # of Hypothesis, that it remembers nothing
             draw(in_step, every, seed, count, {Phase.reuse, Phase.shrink} & {*phases})
+    late = None
     try:
         draw(ahead, every, seed, count, {Phase.generate})
         verification.settle()
-    except Late as late:
-        draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
-        try:  # it has not shown again: what Hypothesis draws depends on what has been imported
-            verification.count(late.problem, late.verdict, late.seconds)
-        except Disagreement as failure:
-            raise verification.smaller(failure) from None
+    except Late as found:
+        late = found
+    if late is None:
+        return
+    draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
+    try:  # it has not shown again: what Hypothesis draws depends on what has been imported
+        verification.count(late.problem, late.verdict, late.seconds)
+    except Disagreement as failure:
+        raise verification.smaller(failure) from None
 
 
 def draw(
@@ -79,10 +83,13 @@ def draw(
     """Have Hypothesis `ask` up to `count` problems; the same ones for the same seed."""
     __tracebackhide__ = True
 
+    # quiet: the failure itself ends with the problem's constructor; settings come first, as a seed
+    # takes the database away
+    @settings(max_examples=count, verbosity=Verbosity.quiet, phases=phases)
+    @seeded(seed)
+    @given(problem=every)
     def agrees(problem: ConvProblem) -> None:
         __tracebackhide__ = True
         ask(problem)
 
-    # quiet: the failure itself ends with the problem's constructor
-    many = settings(max_examples=count, verbosity=Verbosity.quiet, phases=phases)
-    many(seeded(seed)(given(problem=every)(agrees)))()  # the other way round it has no database
+    agrees()

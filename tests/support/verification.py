@@ -453,7 +453,8 @@ class Verification:
                 break
             except (Disagreement, FoundElsewhere, ExceptionGroup) as error:
                 found = leaves(error)
-                failures += [failure for failure in found if isinstance(failure, Disagreement)]
+                new = [failure for failure in found if isinstance(failure, Disagreement)]
+                failures += new
                 if not all(isinstance(failure, Disagreement) for failure in found):
                     raise
             finally:
@@ -462,20 +463,28 @@ class Verification:
             if failures[-1].verdict.kind == NotStarted.kind:
                 break
             count -= seen.asked_before_failure
-            region = self._explore(oracle, explore or run, failures[-1].verdict)
-            failures[-1].add_note(str(region))
-            if regions := seen.regions(failures[-1].verdict):
-                failures[-1].add_note(f"regions: {'; '.join(regions)}")
-            if self.tally.findings:
-                finding = self.tally.findings[-1]
+            common = [self._common(oracle, explore or run, failure) for failure in new]
+            for finding, (region, regions) in zip(self.tally.findings[-len(new) :], common):
                 finding.in_common, finding.regions = str(region), regions
-            if not self._keep_going or not region.conditions or len(failures) >= _MOST_FINDINGS:
+            is_known = all(region.conditions for region, _ in common)
+            if not self._keep_going or not is_known or len(failures) >= _MOST_FINDINGS:
                 break
-            seen.leave_out(failures[-1].verdict)
+            for failure in new:
+                seen.leave_out(failure.verdict)
         if len(failures) == 1:
             raise failures[0]
         if failures:
             raise ExceptionGroup(f"{len(failures)} findings", failures)
+
+    def _common(
+        self, oracle: str, run: Callable[[int], None], failure: Disagreement
+    ) -> tuple[Proposal, list[str]]:
+        """What failures like `failure` have in common, and their regions; noted there too."""
+        region = self._explore(oracle, run, failure.verdict)
+        failure.add_note(str(region))
+        if regions := self._seen_of(oracle).regions(failure.verdict):
+            failure.add_note(f"regions: {'; '.join(regions)}")
+        return region, regions
 
     def _explore(self, oracle: str, run: Callable[[int], None], verdict: Verdict) -> Proposal:
         """What failures like `verdict` have in common, after asking for some more problems."""
