@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import hypothesis
@@ -262,12 +263,12 @@ def test_three_classes_that_are_not_asked_are_red(monkeypatch: pytest.MonkeyPatc
     few_classes = three_classes(oracle.domain, 0)[:20]
     monkeypatch.setattr(test_coverage, "three_classes", lambda *_: few_classes)
     with pytest.raises(AssertionError, match="not asked where these meet: rank 1, dtype"):
-        test_coverage.test_every_three_classes_meet(oracle, verification)
+        test_coverage.test_every_three_classes_meet(oracle, verification, math.inf)
 
     kept_away = a_verification(*REGIONS)
     oracle = kept_away.connection("numerical")
     monkeypatch.setattr(test_coverage, "three_classes", three_classes)
-    test_coverage.test_every_three_classes_meet(oracle, kept_away)
+    test_coverage.test_every_three_classes_meet(oracle, kept_away, math.inf)
     assert kept_away.met(oracle).met == 0
 
 
@@ -283,7 +284,7 @@ def test_an_empty_region_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
         if of.name != "depthwise":
             verification.tally.add_region("numerical", of.name)
     with pytest.raises(AssertionError, match="no problem for numerical was in: ") as caught:
-        test_coverage.test_every_region(oracle, verification)
+        test_coverage.test_every_region(oracle, verification, math.inf)
     assert "odd batch" in str(caught.value)
     assert "depthwise;" not in str(caught.value)
 
