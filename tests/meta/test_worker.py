@@ -121,9 +121,8 @@ def test_the_dead_process_is_heard(start) -> None:
     assert "Segmentation fault" in log
 
 
-def test_a_crash_is_shrunk_and_the_next_problem_answered(start) -> None:
-    """Hypothesis shrinks a crash like any failure, and the worker goes on after it."""
-    worker = start("segfaults_on_stride_2")
+def shrunk(worker: Worker) -> ConvProblem:
+    """The smallest problem that Hypothesis finds not to be answered rightly."""
 
     @settings(database=None, derandomize=True, deadline=None)
     @given(problem=problems(worker.domain, 2, "float32"))
@@ -132,7 +131,13 @@ def test_a_crash_is_shrunk_and_the_next_problem_answered(start) -> None:
 
     with pytest.raises(Disagreement) as caught:
         agrees()
-    problem = caught.value.verdict.problem
+    return caught.value.verdict.problem
+
+
+def test_a_crash_is_shrunk_and_the_next_problem_answered(start) -> None:
+    """Hypothesis shrinks a crash like any failure, and the worker goes on after it."""
+    worker = start("segfaults_on_stride_2")
+    problem = shrunk(worker)
     assert problem.params == ConvParams(stride=(2, 1))
     assert problem.x.size == problem.w.size == problem.dy.size == 1
     assert judge(worker, PROBLEM).kind == "agrees"
@@ -208,15 +213,7 @@ def test_the_guilty_problem_is_found(name: str, kind: str, words: str, start) ->
 def test_what_a_fault_leaves_behind_is_not_blamed_on_others(name: str, start) -> None:
     """A process that a fault has spoilt is not asked for smaller problems."""
     worker = start(name)
-
-    @settings(database=None, derandomize=True, deadline=None)
-    @given(problem=problems(worker.domain, 2, "float32"))
-    def agrees(problem: ConvProblem) -> None:
-        judge(worker, problem).check()
-
-    with pytest.raises(Disagreement) as caught:
-        agrees()
-    problem = caught.value.verdict.problem
+    problem = shrunk(worker)
     assert problem.params == ConvParams(dilation=(2, 1))
     assert problem.x.size == problem.w.size == problem.dy.size == 1
     outside = replace(PROBLEM, dy=PROBLEM.dy[:, :, :1], params=ConvParams(stride=(1, 2)))
