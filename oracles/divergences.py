@@ -222,6 +222,36 @@ def _fused_depthwise(p: ConvProblem) -> bool:
     )
 
 
+def _swapped_operands(p: ConvProblem) -> bool:
+    """dX has fewer taps with dy as the kernel, and an axis that XLA takes for one of groups.
+
+    conv_operand_swapper.cc sees dX as a convolution of dy, spread by the stride, with w. What it
+    asks of an axis of groups holds of two taps that are spread by 2 and not padded; it forgets to
+    ask for two outputs, and leaves the axis a window that is wrong for another number.
+    """
+    params, out = p.params, p.dy.shape[1:-1]
+    is_wrong, taps, swapped = False, 1, 1
+    for size, k, s, d, (lo, _), o in zip(
+        p.spatial, p.kernel, params.stride, params.dilation, params.padding, out
+    ):
+        before, after = (k - 1) * d - lo, size - 1 + lo - (o - 1) * s
+        is_bare = before == after == 0 and d == 1
+        is_of_groups = is_bare and k == s == 2
+        is_wrong |= is_of_groups and o != 2
+        if not is_of_groups and not (is_bare and s == 1 and k == o):
+            is_full = o == d == 1 and before == after == k - 1
+            taps, swapped = taps * k, swapped * (k if is_full else o)
+    return params.groups == 1 and is_wrong and taps > swapped
+
+
+def _swapped_operands_in_tensorflow(p: ConvProblem) -> bool:
+    """The same where `oracles.tensorflow` does not pad x before, which leaves no such axis."""
+    params = p.params
+    is_explicit = params.rank == 2 and set(params.dilation) == {1}
+    is_same = params.padding == same_padding(p.spatial, p.kernel, params.stride, params.dilation)
+    return _swapped_operands(p) and (is_explicit or is_same)
+
+
 def _is_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise"
 
@@ -237,7 +267,7 @@ def _empty_depthwise(p: ConvProblem) -> bool:
 # TensorFlow's oneDNN kernels do not take these, but for float16 with AVX512-FP16
 _WITHOUT_ONEDNN = ("float16", "float64")
 # Every script has been run with the first and the last of these.
-_TENSORFLOW, _PYTORCH = ">=2.20,<2.22", ">=2.11,<2.14"
+_TENSORFLOW, _PYTORCH, _JAX = ">=2.20,<2.22", ">=2.11,<2.14", ">=0.9,<0.11"
 _BOTH = (("tensorflow", _TENSORFLOW), ("pytorch", _PYTORCH))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -376,5 +406,22 @@ LEDGER: tuple[Divergence, ...] = (
         cause="fused with bias_add, depthwise_conv2d has no list of its explicit paddings",
         upstream="not found upstream",
         script="tensorflow_depthwise_explicit_padding_fused.py",
+    ),
+    *(
+        Divergence(
+            id=f"{oracle}-swapped-operands",
+            oracle=oracle,
+            variants=(variant,),
+            versions=versions,
+            applies=applies,
+            kind="crash",
+            cause="XLA exchanges the operands of dX, and gives one axis the wrong window",
+            upstream="not found upstream",
+            script=f"{oracle}_swapped_operands.py",
+        )
+        for oracle, variant, versions, applies in (
+            ("jax", "", _JAX, _swapped_operands),
+            ("tensorflow", "xla", _TENSORFLOW, _swapped_operands_in_tensorflow),
+        )
     ),
 )
