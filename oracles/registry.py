@@ -11,6 +11,7 @@ Every module of this package with an oracle's three names is one; its name is th
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 import shutil
@@ -25,7 +26,7 @@ from oracles import outside
 from oracles.adapt import suggestion
 from oracles.outside import distributions, version_of
 from oracles.protocol import Oracle
-from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
+from oracles.worker import ENVIRONMENT, TIME_LIMIT, Connection, InProcess, Worker
 from reference.problem import ConvProblem
 
 
@@ -200,8 +201,12 @@ def connect(
     """What answers problems for `entry`: our own code directly, all else in its own process.
 
     `in_process` asks a framework directly too: a crash then ends the run, but a debugger can see
-    it. The rest is as for `Worker`.
+    it. Variables that keep it to one thread, which the ledger's records speak of, are then set
+    here, unless they are, and heeded where nothing has imported it yet. The rest is as for `Worker`.
     """
+    if in_process and not entry.ours:
+        for variable, value in ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
     if in_process or entry.ours:
         return InProcess(entry.name, entry.oracle)
     return Worker(

@@ -401,6 +401,31 @@ def test_in_process() -> None:
     assert "raises NotImplementedError: no kernel for this" in output
 
 
+@pytest.mark.parametrize(
+    ("given", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}, 2)]
+)
+def test_threads_in_process(given: dict[str, str], threads: int) -> None:
+    """A framework in this process has one thread too, unless the user says another number.
+
+    With two, TensorFlow's strided 1x1 kernels corrupt the heap where the ledger does not say so.
+    """
+    code = (
+        "from oracles.registry import connect, find\n"
+        "connect(find('pytorch'), in_process=True)\n"
+        "import torch\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = {key: value for key, value in os.environ.items() if "NUM_THREADS" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == threads
+
+
 def test_workers_of_xdist_are_added_up() -> None:
     """Under pytest-xdist the table is that of all its processes."""
     arguments = ("--oracle", "numerical", EXACT, "-k", "float32")
