@@ -201,8 +201,8 @@ def connect(
     """What answers problems for `entry`: our own code directly, all else in its own process.
 
     `in_process` asks a framework directly too: a crash then ends the run, but a debugger can see
-    it. Variables that keep it to one thread, which the ledger's records speak of, are then set
-    here, unless they are, and heeded where nothing has imported it yet. The rest is as for `Worker`.
+    it. What keeps it to one thread, of which the ledger's records speak, is then set in this
+    process, unless it is, and heeded if nothing has imported it yet. The rest is as for `Worker`.
     """
     if in_process and not entry.ours:
         for variable, value in ENVIRONMENT.items():

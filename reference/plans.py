@@ -27,6 +27,9 @@ _NARROW = 128  # channels up to which adding up a product per tap costs more tha
 _FEW = 16  # channels, or filters of one, that a matrix product is too large a tool for
 _LANES = 256  # channels up to which an axis of several outputs is faster than one of channels alone
 _SPARSE = 4  # times as large as the input
+_SMALL = 10**6  # multiply-adds up to which OpenBLAS has kernels that do without packing
+_HEAVY = 2  # times as large as x
+_LEAST = 64  # rows that such a product is worth it for
 
 
 class Plan(NamedTuple):
@@ -93,7 +96,9 @@ def _has_elements(x_shape: Size, w_shape: Size) -> bool:
 def _point_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """One product for a kernel of one tap."""
     del params
-    return (_rows(x) @ _rows(w)).reshape(*x.shape[:-1], w.shape[-1])
+    y = np.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
+    _multiply(_rows(x), _rows(w), _rows(y))
+    return y
 
 
 def _point_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
@@ -101,11 +106,11 @@ def _point_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     del params
     x_rows, w_rows, dy_rows = _rows(x), _rows(w), _rows(dy)
     few = min(w_rows.shape) <= _FEW
-    dx, dw = np.empty(x_rows.shape, x.dtype), np.zeros(w_rows.shape, w.dtype)
+    dx, dw = np.empty(x_rows.shape, x.dtype), _Sum()
     for block in _blocks((len(x_rows),), _COLUMNS // sum(w_rows.shape) if few else len(x_rows)):
-        np.matmul(dy_rows[block], w_rows.T, out=dx[block])
-        dw += x_rows[block].T @ dy_rows[block]
-    return dx.reshape(x.shape), dw.reshape(w.shape)
+        _multiply(dy_rows[block], w_rows.T, dx[block])
+        dw.add(_contracted(x_rows[block], dy_rows[block]))
+    return dx.reshape(x.shape), dw.value.reshape(w.shape)
 
 
 def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
@@ -173,7 +178,7 @@ def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
     w_rows = _rows(w)
     for block in _blocks(y.shape[:-1], _COLUMNS // len(w_rows)):
         columns = windows[block].reshape(-1, len(w_rows))
-        np.matmul(columns, w_rows, out=_rows(y[block]))
+        _multiply(columns, w_rows, _rows(y[block]))
     return y
 
 
@@ -187,33 +192,42 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     dx_padded = _channels_last(np.zeros((x.shape[-1], *padded.shape[:-1]), x.dtype), 0)
     windows, dx_windows = (_windows(array, kernel, params) for array in (padded, dx_padded))
     w_rows = _rows(w)
-    dw_rows = np.zeros(w_rows.shape, w.dtype)
+    dw_rows = _Sum()
     for block in _blocks(dy.shape[:-1], _COLUMNS // len(w_rows)):
         dy_rows = _rows(dy[block])
-        dw_rows += windows[block].reshape(-1, len(w_rows)).T @ dy_rows
+        dw_rows.add(_contracted(windows[block].reshape(-1, len(w_rows)), dy_rows))
         products = (w_rows @ dy_rows.T).reshape(*kernel, -1, *dy[block].shape[:-1])
         products = _channels_last(products, params.rank)
         for tap in product(*map(range, kernel)):
             dx_windows[block + tap] += products[tap]
-    return _unpadded(dx_padded, x.shape, params.padding), dw_rows.reshape(w.shape)
+    return _unpadded(dx_padded, x.shape, params.padding), dw_rows.value.reshape(w.shape)
 
 
 def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     """Per block of inputs, with the outputs that each feeds as a row: dX = columns @ w^T.
 
     dX is itself a convolution, of dy with the reversed kernel, where the stride is 1; dW is
-    x^T @ columns.
+    x^T @ columns. Where w is much larger than x, it is made tap by tap: to put it in order
+    afterwards would take longer.
     """
     kernel, rank = w.shape[:-2], params.rank
+    by_tap = w.size > _HEAVY * x.size
     padding = _dy_padding(x.shape, kernel, dy.shape, params)
     windows = _windows(_padded(dy, padding), kernel, params)
     w_rows = _rows(np.ascontiguousarray(_reversed(w, rank).swapaxes(-1, -2)))
-    dx, dw_rows = np.empty(x.shape, x.dtype), np.zeros(w_rows.shape[::-1], w.dtype)
+    dx, dw_rows = np.empty(x.shape, x.dtype), _Sum()
     for block in _blocks(x.shape[:-1], _COLUMNS // len(w_rows)):
         columns = windows[block].reshape(-1, len(w_rows))
-        dw_rows += _rows(x[block]).T @ columns
-        np.matmul(columns, w_rows, out=_rows(dx[block]))
-    dw = _reversed(np.moveaxis(dw_rows.reshape(-1, *kernel, w.shape[-1]), 0, -2), rank)
+        _multiply(columns, w_rows, _rows(dx[block]))
+        if by_tap:
+            taps = columns.reshape(len(columns), -1, w.shape[-1]).swapaxes(0, 1)
+            dw_rows.add(_rows(x[block]).T @ taps[::-1])
+        else:
+            dw_rows.add(_contracted(_rows(x[block]), columns))
+    if by_tap:
+        return dx, dw_rows.value.reshape(w.shape)
+    dw = dw_rows.value.reshape(-1, *kernel, w.shape[-1])
+    dw = _reversed(dw.transpose(*range(1, rank + 1), 0, rank + 1), rank)
     return dx, np.ascontiguousarray(dw)
 
 
@@ -308,6 +322,7 @@ def _reversed(w: Array, rank: int) -> Array:
     return w[(slice(None, None, -1),) * rank]
 
 
+@lru_cache(maxsize=4096)
 def _dy_padding(x_shape: Size, kernel: Size, dy_shape: Size, params: ConvParams) -> Padding:
     """What dy needs around it, if the stride is 1, to have a window of as many taps per input."""
     return tuple(
@@ -316,6 +331,49 @@ def _dy_padding(x_shape: Size, kernel: Size, dy_shape: Size, params: ConvParams)
             kernel, params.dilation, params.padding, x_shape[1:], dy_shape[1:]
         )
     )
+
+
+class _Sum:
+    """Of arrays of one shape, one at least; into the first, which must be nobody else's."""
+
+    value: Array
+
+    def add(self, part: Array) -> None:
+        """Add one more."""
+        if hasattr(self, "value"):
+            self.value += part
+        else:
+            self.value = part
+
+
+def _multiply(a: Array, b: Array, out: Array) -> None:
+    """`out` (M, B) = a (M, A) @ b (A, B), by pieces of M; all three are C-contiguous but for b."""
+    done = 0
+    if pieces := _pieces(len(a), b.size):
+        done = math.prod(pieces)
+        np.matmul(a[:done].reshape(*pieces, -1), b, out=out[:done].reshape(*pieces, -1))
+    if done < len(a):
+        np.matmul(a[done:], b, out=out[done:])
+
+
+def _contracted(a: Array, b: Array) -> Array:
+    """a^T @ b, (A, B), of C-contiguous a (M, A) and b (M, B), by pieces of M."""
+    pieces = _pieces(len(a), a.shape[1] * b.shape[1])
+    if not pieces:
+        return a.T @ b
+    done = math.prod(pieces)
+    a_pieces, b_pieces = (array[:done].reshape(*pieces, -1) for array in (a, b))
+    product: Array = np.add.reduce(a_pieces.swapaxes(1, 2) @ b_pieces, axis=0)
+    return product + a[done:].T @ b[done:] if done < len(a) else product
+
+
+def _pieces(rows: int, each: int) -> tuple[int, int] | None:
+    """How many products of how many rows, of `each` multiply-adds, are small; None if no good."""
+    most = _SMALL // each if each else rows
+    if not _LEAST <= most < rows:
+        return None
+    count = -(-rows // most)
+    return count, rows // count
 
 
 def _rows(array: Array) -> Array:
@@ -327,15 +385,22 @@ def _padded(array: Array, padding: Padding) -> Array:
     """(N, *S, A) with zeros around it, or without some cells where `padding` is negative."""
     if not any(map(any, padding)):
         return array
-    sizes = (size + lo + hi for size, (lo, hi) in zip(array.shape[1:], padding))
-    padded = np.zeros((len(array), *sizes, array.shape[-1]), array.dtype)
+    shape, target, source = _placed(array.shape, padding)
+    padded = np.zeros(shape, array.dtype)
+    padded[target] = array[source]
+    return padded
+
+
+@lru_cache(maxsize=4096)
+def _placed(shape: Size, padding: Padding) -> tuple[Size, Cells, Cells]:
+    """The shape of (N, *S, A) with `padding`, and which of its cells are which of those inside."""
+    sizes = tuple(size + lo + hi for size, (lo, hi) in zip(shape[1:], padding))
     source, target = [slice(None)], [slice(None)]
-    for size, (lo, hi) in zip(array.shape[1:], padding):
+    for size, (lo, hi) in zip(shape[1:], padding):
         first, last = max(0, -lo), max(0, -lo, size + min(0, hi))
         source.append(slice(first, last))
         target.append(slice(first + lo, last + lo))
-    padded[tuple(target)] = array[tuple(source)]
-    return padded
+    return (shape[0], *sizes, shape[-1]), tuple(target), tuple(source)
 
 
 def _unpadded(padded: Array, shape: Size, padding: Padding) -> Array:
@@ -346,6 +411,8 @@ def _unpadded(padded: Array, shape: Size, padding: Padding) -> Array:
 def _windows(padded: Array, kernel: Size, params: ConvParams) -> Array:
     """A view (N, *O, *K, A) of (N, *S, A): what each output sees of it."""
     shape, strides = _window_strides(padded.shape, padded.strides, kernel, params)
+    if padded.flags.c_contiguous:  # then without as_strided, which takes five times as long
+        return np.ndarray(shape, padded.dtype, padded, 0, strides)
     return np.lib.stride_tricks.as_strided(padded, shape, strides)
 
 
@@ -365,7 +432,8 @@ def _channels_last(array: Array, axis: int) -> Array:
     return array.transpose(*range(axis), *range(axis + 1, array.ndim), axis)
 
 
-def _blocks(sizes: Size, most: int) -> Iterator[Cells]:
+@lru_cache(maxsize=256)
+def _blocks(sizes: Size, most: int) -> tuple[Cells, ...]:
     """Slices of `sizes` that are contiguous in memory, of at most `most` cells, one at least."""
     axis, inner = len(sizes) - 1, 1
     while axis and inner * sizes[axis] <= most:
@@ -374,10 +442,11 @@ def _blocks(sizes: Size, most: int) -> Iterator[Cells]:
     count = -(-sizes[axis] // max(1, most // inner))
     step = -(-sizes[axis] // count)
     rest = tuple(slice(0, size) for size in sizes[axis + 1 :])
-    for outer in product(*map(range, sizes[:axis])):
-        ones = tuple(slice(place, place + 1) for place in outer)
-        for start in range(0, sizes[axis], step):
-            yield (*ones, slice(start, start + step), *rest)
+    return tuple(
+        (*(slice(place, place + 1) for place in outer), slice(start, start + step), *rest)
+        for outer in product(*map(range, sizes[:axis]))
+        for start in range(0, sizes[axis], step)
+    )
 
 
 PLANS: Mapping[str, Plan] = MappingProxyType(

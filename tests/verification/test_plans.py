@@ -109,12 +109,20 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
 
 @each_rank
 @pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
-@pytest.mark.parametrize("most", [1 << 16, 60], ids=["one block", "many blocks"])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"_COLUMNS": 1 << 16, "_PRODUCTS": 1 << 16},
+        {"_COLUMNS": 60, "_PRODUCTS": 60},
+        {"_SMALL": 60, "_LEAST": 1},
+    ],
+    ids=["one block", "many blocks", "small products"],
+)
 def test_every_plan_is_exact_on_random_problems(
-    plan: str, rank: int, most: int, monkeypatch: pytest.MonkeyPatch
+    plan: str, rank: int, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit the definition; of 16-bit formats too, which are summed in float32."""
-    for name in ("_COLUMNS", "_PRODUCTS"):
+    for name, most in limits.items():
         monkeypatch.setattr(plans, name, most)
 
     @settings(max_examples=25)
@@ -126,11 +134,16 @@ def test_every_plan_is_exact_on_random_problems(
 
 
 @pytest.mark.parametrize("few", [0, 16])
+@pytest.mark.parametrize("small", [0, 2000, 10**6])
 @pytest.mark.parametrize("channels", [2, 16, 17])
-def test_points_in_blocks(few: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_in_blocks(
+    few: int, small: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of few channels in several blocks, of more in one, bit for bit the definition."""
     monkeypatch.setattr(plans, "_COLUMNS", 60)
     monkeypatch.setattr(plans, "_FEW", few)
+    monkeypatch.setattr(plans, "_SMALL", small)
+    monkeypatch.setattr(plans, "_LEAST", 1)
     check("point", integers_of((2, 5, 3, channels), (1, 1, channels, 19), ConvParams(), np.float32))
 
 
