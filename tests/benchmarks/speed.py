@@ -126,8 +126,10 @@ def against(
     threads: int,
     rounds: int,
     pythons: Mapping[str, str] | None = None,
+    *,
+    forward: bool = False,
 ) -> list[Times]:
-    """The times of `names` for each layer."""
+    """The times of `names` for each layer: of the gradients, or of y where it is `forward`."""
     with ExitStack() as stack:
         asks = {
             name: stack.enter_context(
@@ -138,7 +140,7 @@ def against(
         found = []
         for number, layer in enumerate(layers):
             print(f"{dtype}, threads {threads}, {number}: {layer}", file=sys.stderr)
-            options = {"dtype": dtype}
+            options = {"dtype": dtype} | ({"forward": True} if forward else {})
             each = {name: (ask, options) for name, ask in asks.items()}
             found.append(times(each, layer, rounds, PAUSE if threads > 1 else 0.0))
         return found
@@ -393,6 +395,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for dtype, names in (("float32", FAST), ("float64", FAST[:2])):
             key = f"{dtype}, {threads} thread{'s' * (threads > 1)}"
             found["main"][key] = against(names, layers, dtype, threads, rounds)
+    forward = against(FAST, layers, "float32", 1, rounds, forward=True)
+    found["main"][f"y, {FIRST}"] = forward
     [found["tiny"]] = against(FAST, [TINY], "float32", 1, 5 * rounds)
     found["growing"] = {
         what: against(FAST, growing, "float32", 1, 3 * rounds) for what, growing in GROWING.items()
@@ -414,13 +418,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 _LEGEND = """\
 # How fast the reference is
 
-What `conv_backward` takes for dX, dW and db, against PyTorch's `aten.convolution_backward`, of
-tensors that are contiguous and that are channels_last, and TensorFlow's raw operations
-(`Conv2DBackpropInput`, `Conv2DBackpropFilter`, `BiasAddGrad` and their kin), on layers of published
-networks (`tests/support/real_layers.jsonl`). Below 1, ours is faster. All have the same number of
-threads (`OPENBLAS_NUM_THREADS`, `OMP_NUM_THREADS`, `MKL_NUM_THREADS`, `TF_NUM_INTRAOP_THREADS` and
+What `conv_backward` takes for dX, dW and db, and in the rows of y what `conv_forward` takes,
+against PyTorch's `aten.convolution_backward` and `aten.convolution`, of tensors that are contiguous
+and that are channels_last, and TensorFlow's raw operations (`Conv2DBackpropInput`,
+`Conv2DBackpropFilter`, `BiasAddGrad`, `Conv2D` and their kin), on layers of published networks
+(`tests/support/real_layers.jsonl`). Below 1, ours is faster. All have the same number of threads
+(`OPENBLAS_NUM_THREADS`, `OMP_NUM_THREADS`, `MKL_NUM_THREADS`, `TF_NUM_INTRAOP_THREADS` and
 `TF_NUM_INTEROP_THREADS`); each lives in a process of its own and is asked in turn, layer by layer,
-round by round.
+round by round, once for nothing and then for the time.
 A dash: it has no such kernel on a CPU."""
 
 

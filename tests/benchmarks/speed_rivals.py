@@ -1,4 +1,4 @@
-"""Who computes the three gradients of a layer, each in a process of its own with so many threads.
+"""Who computes a layer's gradients, or y, each in a process of its own with so many threads.
 
 `python -m tests.benchmarks.speed_rivals NAME` answers requests, one JSON line each: to get ready
 for a layer, to take a time, `speed.ask` being at the other end. Only NumPy and what NAME needs is
@@ -22,16 +22,20 @@ Call: TypeAlias = Callable[[], object]
 LEAST = 10e-3  # seconds: so long a time is taken for, at least, over several calls if need be
 
 
-def ours(layer: Layer, dtype: str, plan: str | None = None) -> Call:
+def ours(layer: Layer, dtype: str, *, forward: bool = False, plan: str | None = None) -> Call:
     """The reference, by the plan that it chooses or by another."""
-    from reference import conv_backward
+    from reference import conv_backward, conv_forward
 
     x, w, dy = layer.arrays(dtype)
+    if forward:
+        return lambda: conv_forward(x, w, None, layer.params, plan=plan)
     return lambda: conv_backward(x, w, dy, layer.params, plan=plan)
 
 
-def pytorch(layer: Layer, dtype: str, *, channels_last: bool = False) -> Call:
-    """aten.convolution_backward of channels-first tensors, which lie in memory as they say."""
+def pytorch(
+    layer: Layer, dtype: str, *, forward: bool = False, channels_last: bool = False
+) -> Call:
+    """aten.convolution(_backward) of channels-first tensors, which lie in memory as they say."""
     import torch
 
     rank, params = layer.params.rank, layer.params
@@ -44,25 +48,26 @@ def pytorch(layer: Layer, dtype: str, *, channels_last: bool = False) -> Call:
         for tensor in (dy.permute(first), x.permute(first), w.permute(rank + 1, rank, *range(rank)))
     ]
     arguments = [
-        [layer.w[-1]],
         params.stride,
         [lo for lo, _ in params.padding],
         params.dilation,
         False,  # not transposed
         [0] * rank,
         params.groups,
-        [True] * 3,
     ]
-    return lambda: torch.ops.aten.convolution_backward(*tensors, *arguments)
+    if forward:
+        return lambda: torch.ops.aten.convolution(*tensors[1:], None, *arguments)
+    filters = [layer.w[-1]]
+    return lambda: torch.ops.aten.convolution_backward(*tensors, filters, *arguments, [True] * 3)
 
 
-def pytorch_channels_last(layer: Layer, dtype: str) -> Call:
+def pytorch_channels_last(layer: Layer, dtype: str, *, forward: bool = False) -> Call:
     """The same in the order of memory that ours has."""
-    return pytorch(layer, dtype, channels_last=True)
+    return pytorch(layer, dtype, forward=forward, channels_last=True)
 
 
-def tensorflow(layer: Layer, dtype: str) -> Call:
-    """The raw operations for dX and dW, one-dimensional layers as two-dimensional ones."""
+def tensorflow(layer: Layer, dtype: str, *, forward: bool = False) -> Call:
+    """The raw operations, one-dimensional layers as two-dimensional ones."""
     import tensorflow as tf
 
     params, (x, w, dy) = layer.params, map(tf.constant, layer.arrays(dtype))
@@ -81,13 +86,18 @@ def tensorflow(layer: Layer, dtype: str) -> Call:
     else:
         arguments["explicit_paddings"] = [cells for pair in sides for cells in pair]
     if params.rank == 3:
+        y_of = tf.raw_ops.Conv3D
         dx_of, dw_of = tf.raw_ops.Conv3DBackpropInputV2, tf.raw_ops.Conv3DBackpropFilterV2
     elif depthwise:
+        y_of = tf.raw_ops.DepthwiseConv2dNative
         dx_of = tf.raw_ops.DepthwiseConv2dNativeBackpropInput
         dw_of = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter
         w = tf.reshape(w, (*layer.w[:-2], params.groups, -1))
     else:
+        y_of = tf.raw_ops.Conv2D
         dx_of, dw_of = tf.raw_ops.Conv2DBackpropInput, tf.raw_ops.Conv2DBackpropFilter
+    if forward:
+        return lambda: y_of(input=x, filter=w, **arguments)
     x_sizes, w_sizes = tf.shape(x), tf.shape(w)
 
     def call() -> object:
