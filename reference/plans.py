@@ -117,6 +117,8 @@ def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """One product per tap, of all groups: y += x_tap @ w_tap, x_tap being what the tap reads."""
     out = output_size(x.shape[1:-1], w.shape[:-2], params)
     y = np.zeros((len(x), *out, w.shape[-1]), x.dtype)
+    if y.size == 0:
+        return y
     for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], out, params):
         x_tap = _by_group(x[x_cells], params.groups)
         w_tap = _by_group(w[tap], params.groups)
@@ -127,6 +129,8 @@ def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
 def _taps_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     """With dy_tap the outputs that a tap feeds: dX += dy_tap @ w_tap^T, dW = x_tap^T @ dy_tap."""
     dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
+    if dy.size == 0:
+        return dx, dw
     for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params):
         x_tap = _by_group(x[x_cells], params.groups)
         w_tap = _by_group(w[tap], params.groups)

@@ -221,7 +221,10 @@ class Wish:
             and (self.bias is None or self.bias is facts.bias)
             and (self.layout is None or self.layout == facts.layout)
             and (not self.is_distinct or facts.is_distinct)
-            and any(self._can_be_the_axis(place, facts) for place in range(len(facts.axes)))
+            and (
+                (self.axis is None and self.others is None and not self.is_square)
+                or any(self._can_be_the_axis(place, facts) for place in range(len(facts.axes)))
+            )
         )
 
     def _has_batch(self, batch: int) -> bool:
@@ -229,13 +232,15 @@ class Wish:
 
     def _can_be_the_axis(self, place: int, facts: Facts) -> bool:
         axis = facts.axes[place]
-        others = (*facts.axes[:place], *facts.axes[place + 1 :])
         return bool(
             (self.axis is None or self.axis(axis))
             and (
                 not self.is_square or (axis.out > 1 and axis.out == facts.channels == facts.filters)
             )
-            and (self.others is None or all(map(self.others, others)))
+            and (
+                self.others is None
+                or all(map(self.others, (*facts.axes[:place], *facts.axes[place + 1 :])))
+            )
         )
 
     def kinds(self, box: Box) -> list[GroupKind]:
