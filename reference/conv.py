@@ -67,7 +67,10 @@ def conv_backward(
     dx, dw = chosen.backward(x, w, dy, params)
     if chosen.stores_padding and not (_is_finite(w) and _is_finite(dw)):
         dx, dw = PLANS["taps"].backward(x, w, dy, params)
-    return ConvGrads(*(array.astype(dtype, copy=False) for array in (dx, dw, _sum(dy))))
+    db = _sum(dy)
+    if dx.dtype != dtype:
+        dx, dw, db = (array.astype(dtype) for array in (dx, dw, db))
+    return ConvGrads(dx, dw, db)
 
 
 def _plan(name: str | None, x: Array, w: Array, params: ConvParams) -> Plan:
@@ -93,7 +96,7 @@ def _summable(array: Array) -> Array:
 def _is_finite(array: Array) -> bool:
     """Whether no element is Inf or NaN, which the sum of the squares then is too."""
     flat = array.reshape(-1)
-    if array.dtype.kind == "f" and math.isfinite(flat @ flat):
+    if array.dtype.kind == "f" and math.isfinite(np.dot(flat, flat)):
         return True
     return bool(np.logical_and.reduce(np.isfinite(flat)))
 
@@ -105,6 +108,5 @@ def _sum(dy: Array) -> Array:
     """
     if dy.dtype in (np.float32, np.float64) and dy.size:
         rows = dy.reshape(-1, dy.shape[-1])
-        db: Array = np.ones(len(rows), dy.dtype) @ rows
-        return db
+        return np.asarray(np.dot(np.ones(len(rows), dy.dtype), rows))
     return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
