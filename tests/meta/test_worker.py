@@ -10,17 +10,20 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 
+from oracles import jax as jax_oracle
 from oracles.compare import Disagreement, Question, Verdict, judge
 from oracles.protocol import Box, Domain, Hung, NotStarted
 from oracles.registry import connect, find, variants
 from oracles.worker import Worker
-from reference import ConvParams, ConvProblem
+from reference import ConvGrads, ConvParams, ConvProblem
 from tests.support import zoo
 from tests.support.strategies import problems
 
@@ -545,3 +548,19 @@ def test_an_oracle_started_early_may_take_its_time(start, monkeypatch) -> None:
     assert judge(worker, PROBLEM).kind == "agrees"
     assert told == ["importing", ""]
     assert worker.incidents == []
+
+
+def test_jax_forgets_what_it_has_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every so often: else one process grows by some 8 MB a problem, until its limit aborts it."""
+    forgotten: list[int] = []
+    stub = SimpleNamespace(
+        numpy=np,
+        vjp=lambda _, *inputs: (PROBLEM.dy, lambda _: inputs),
+        clear_caches=lambda: forgotten.append(len(answers)),
+    )
+    monkeypatch.setitem(sys.modules, "jax", stub)
+    monkeypatch.setattr(jax_oracle, "_asked", count(1))
+    answers: list[ConvGrads] = []
+    while len(answers) < 3 * jax_oracle._KEPT:
+        answers.append(jax_oracle.grads(PROBLEM))
+    assert np.diff(forgotten, prepend=-1).tolist() == [jax_oracle._KEPT] * 3
