@@ -256,6 +256,7 @@ def report(found: Mapping[str, Any], layers: Sequence[Layer]) -> str:
                 for layer, of in zip(GROWING[what], rows)
             ],
         ),
+        _BOUNDS,
         "## The harness",
         f"What one random {harness.RANK}-D {harness.DTYPE} problem costs in a run, mean, in "
         "milliseconds: the parts, each by itself; all of them where each problem is judged before "
@@ -427,6 +428,16 @@ and that are channels_last, and TensorFlow's raw operations (`Conv2DBackpropInpu
 `TF_NUM_INTEROP_THREADS`); each lives in a process of its own and is asked in turn, layer by layer,
 round by round, once for nothing and then for the time.
 A dash: it has no such kernel on a CPU."""
+
+_BOUNDS = """\
+## What bounds it
+
+Large dense layers take what two products of BLAS take. Narrow ones take longer a multiply-add: a
+register of AVX-512 holds 16 numbers of float32, so that 12 channels leave a quarter of it idle, and
+columns of few channels are copied in short pieces. Small ones take some 50 microseconds of calls of
+Python. Depthwise layers have no product: `np.einsum` reads and writes every sum once a tap, where
+PyTorch's kernels for channels_last keep it in a register, and it has one thread. Points of few
+channels are bound by memory, of which dX is most."""
 
 
 if __name__ == "__main__":
