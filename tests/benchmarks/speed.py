@@ -437,7 +437,7 @@ register of AVX-512 holds 16 numbers of float32, so that 12 channels leave a qua
 columns of few channels are copied in short pieces. Small ones take some 50 microseconds of calls of
 Python. Depthwise layers have no product: `np.einsum` reads and writes every sum once a tap, where
 PyTorch's kernels for channels_last keep it in a register, and it has one thread. Points of few
-channels are bound by memory, of which dX is most."""
+channels are bound by memory: x is read and dX written once."""
 
 
 if __name__ == "__main__":
