@@ -145,13 +145,18 @@ def test_what_make_does_not_install_is_not_required() -> None:
 
 
 def test_a_wrong_oracle_turns_the_run_red() -> None:
-    """One line of verdict, a constructor that can be pasted, the table, exit code 1."""
+    """One line of verdict, a constructor that can be pasted, the table, exit code 1.
+
+    Of source there is the test only, nothing of what lies between it and the oracle.
+    """
     name = "tests.support.mutants.dx:dx_group_offset"
     code, output = run_pytest("--oracle", name, "--oracle", "numerical", EXACT, "-k", "1d-float32")
     assert code == pytest.ExitCode.TESTS_FAILED
     verdict = re.search(rf"Disagreement: {name} {WRONG_DX} \(allowed 0; .*", output)
     assert verdict is not None
     assert "reference, numerical, exact agree) [1-D float32, x (1, 1, " in verdict[0]
+    places = re.findall(r"^(\S+\.py):\d+: ", output, re.MULTILINE)
+    assert places == ["tests/verification/test_oracles.py"]
     table = rows(output)
     assert table[name][2:6] == ["failed", "exact", "exact", "exact"]
     assert table["numerical"][2:6] == ["exact", "exact", "exact", "-"]

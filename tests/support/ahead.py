@@ -96,4 +96,7 @@ def draw(
 
     # quiet: the failure itself ends with the problem's constructor
     many = settings(max_examples=count, verbosity=Verbosity.quiet, phases=phases)
-    many(seeded(seed)(given(problem=every)(agrees)))()  # the other way round it has no database
+    try:
+        many(seeded(seed)(given(problem=every)(agrees)))()  # the other way round: no database
+    except Disagreement as failure:  # without the frame of Hypothesis that looks like `agrees`
+        raise failure.with_traceback(None) from failure.__cause__
