@@ -20,7 +20,7 @@ from tests.support.ahead import ask_all, draw
 from tests.support.budget import Purse
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
-from tests.support.verification import Verification
+from tests.support.verification import Verification, is_weak
 
 SEED = "0 2 float32"
 
@@ -132,6 +132,20 @@ def test_a_fault_that_shows_once(verification: Verification, monkeypatch) -> Non
     with pytest.raises(Disagreement) as caught:
         ask_all(verification, oracle, every, SEED, 150, Purse(600))
     assert "raises once" in caught.value.verdict.message
+
+
+def test_only_weak_ones_are_remembered(verification: Verification) -> None:
+    """Of another oracle, which was wrong on them: a right one is asked the usual problems then."""
+    oracle, every = chosen(verification, "right")
+
+    def fails_on_weak_ones(problem: ConvProblem) -> None:
+        assert not is_weak(problem)
+
+    with pytest.raises(AssertionError):
+        draw(fails_on_weak_ones, every, SEED, 50, [Phase.generate, Phase.shrink])
+    look(verification, "right", 50)
+    count = verification.tally.counts[oracle.name]
+    assert count.problems - count.weak == 50
 
 
 def test_the_last_problem_counts(verification: Verification) -> None:

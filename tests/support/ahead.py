@@ -13,6 +13,7 @@ from unittest import SkipTest
 
 from hypothesis import Phase, Verbosity, given, reject, settings
 from hypothesis import seed as seeded
+from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
 from oracles.compare import Disagreement
@@ -61,7 +62,8 @@ def ask_all(
 
     phases = settings().phases
     if settings().database is not None and Phase.reuse in phases:
-        with contextlib.suppress(SkipTest):  # of Hypothesis, that it remembers nothing
+        # of Hypothesis, that it remembers nothing, or nothing but weak ones of another oracle
+        with contextlib.suppress(SkipTest, Unsatisfiable):
             draw(in_step, every, seed, count, {Phase.reuse, Phase.shrink} & {*phases})
     late = None
     try:
@@ -72,7 +74,8 @@ def ask_all(
         late = found
     if late is None:
         return asked
-    draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
+    with contextlib.suppress(Unsatisfiable):
+        draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
     try:  # it has not shown again: what Hypothesis draws depends on what has been imported
         verification.count(late.problem, late.verdict, late.seconds)
     except Disagreement as failure:
