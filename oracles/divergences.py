@@ -225,9 +225,10 @@ def _fused_depthwise(p: ConvProblem) -> bool:
 def _swapped_operands(p: ConvProblem) -> bool:
     """dX has fewer taps with dy as the kernel, and an axis that XLA takes for one of groups.
 
-    conv_operand_swapper.cc sees dX as a convolution of dy, spread by the stride, with w. What it
-    asks of an axis of groups holds of two taps that are spread by 2 and not padded; it forgets to
-    ask for two outputs, and leaves the axis a window that is wrong for another number.
+    Source: xla/hlo/transforms/simplifiers/conv_operand_swapper.cc, to which dX is a convolution of
+    dy, spread by the stride, with w. What it asks of an axis of groups holds of two taps over a dy
+    that is spread by 2 and not padded; it does not ask for two outputs, but leaves the axis a
+    window that is right for two only.
     """
     params, out = p.params, p.dy.shape[1:-1]
     is_wrong, taps, swapped = False, 1, 1

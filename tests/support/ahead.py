@@ -74,8 +74,7 @@ def ask_all(
         late = found
     if late is None:
         return asked
-    with contextlib.suppress(Unsatisfiable):
-        draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
+    draw(from_the_last, every, seed, count, {Phase.generate, Phase.shrink} & {*phases})
     try:  # it has not shown again: what Hypothesis draws depends on what has been imported
         verification.count(late.problem, late.verdict, late.seconds)
     except Disagreement as failure:
