@@ -132,13 +132,12 @@ class Variant:
         return _Call(name, arguments, pads if kind == "tf.pad" else None, shape)
 
 
-_OF_GRAPHS = Domain(
+_GRAPHS = (
     Box(ranks=(1, 2), dtypes=("float32",)),
     # conv3d: "Negative dimension size", as if the dilation of one axis were that of another
     Box(ranks=(3,), dtypes=("float32",), groups=("one",), dilation="one"),
-    *_without_onednn(_OTHERS),
-    accumulation=NARROW,
 )
+_OF_GRAPHS = Domain(*_GRAPHS, *_without_onednn(_OTHERS), accumulation=NARROW)
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,7 @@ class Graph:
     distribution: tuple[str, ...] = distribution
     preload: tuple[str, ...] = preload
     domain: Domain = _OF_GRAPHS
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def grads(self, problem: ConvProblem) -> ConvGrads:
         """dX, dW, db and y."""
@@ -271,5 +271,11 @@ native = Variant(
     environment={"TF_ENABLE_ONEDNN_OPTS": "0"},
 )
 function = Graph()
-xla = Graph(compiled=True)
+xla = Graph(
+    compiled=True,
+    # not float16: dX can be what lay in memory (tests/findings/tensorflow_xla_float16_dx.py)
+    domain=Domain(*_GRAPHS, *_without_onednn(("float64",))),
+    # LLVM's -O3 takes minutes for some float64 (tests/findings/jax_float64_compile_time.py)
+    environment={"XLA_FLAGS": "--xla_backend_optimization_level=2"},
+)
 keras = Keras()

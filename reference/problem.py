@@ -339,7 +339,10 @@ def _check_params(params: object) -> None:
 
 
 def _check_numbers(name: str, array: Array) -> None:
-    if not isinstance(array, np.ndarray) or isinstance(array, (np.ma.MaskedArray, np.matrix)):
+    is_plain = type(array) is np.ndarray  # as nearly all are
+    if not is_plain and (
+        not isinstance(array, np.ndarray) or isinstance(array, (np.ma.MaskedArray, np.matrix))
+    ):
         raise TypeError(
             f"{name}={array!r:.60}: must be a plain NumPy array, got {type(array).__name__}; "
             f"np.asarray({name}, dtype) makes one"

@@ -56,6 +56,16 @@ def _overhangs_both(a: Axes) -> Mask:
     return (a.lo > 0) & (a.extent - a.lo > a.cells)
 
 
+def _bare_dx_of_two_taps(a: Axes) -> Mask:
+    """Seen as a convolution of dy, spread by a stride of 2, dX needs no padding."""
+    return (a.taps == a.stride) & (a.stride == 2) & (a.dilation == 1) & (a.lo == 1) & _to_the_end(a)
+
+
+def _to_the_end(a: Axes) -> Mask:
+    """The last window ends one cell behind the input, of more than two."""
+    return (a.cells == (a.out - 1) * a.stride) & (a.out > 2)
+
+
 _ONE: tuple[GroupKind, ...] = ("one",)
 _DEPTHWISE: tuple[GroupKind, ...] = ("depthwise",)
 REGIONS: Mapping[str, Wish] = MappingProxyType(
@@ -102,6 +112,11 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
         "input narrower than the stride": Wish(lambda a: a.cells < a.stride),
         "1 < stride < padding < kernel": Wish(
             lambda a: (a.stride > 1) & (a.stride < a.lo) & (a.lo < a.taps)
+        ),
+        "dX without padding, more taps than outputs": Wish(
+            _bare_dx_of_two_taps,
+            lambda a: (a.taps > a.out) & (a.lo > 0) & (a.dilation == 1),
+            groups=_ONE,
         ),
         "dilation of one tap": Wish(lambda a: (a.dilation > 1) & (a.taps == 1)),
         "dilation > input": Wish(lambda a: (a.dilation > a.cells) & (a.taps > 1)),
