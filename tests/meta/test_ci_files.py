@@ -27,7 +27,7 @@ TARGETS = set(re.findall(r"^\.PHONY: (.*)", MAKEFILE, re.MULTILINE)[0].split())
 VARIABLES = {"NAME", *re.findall(r"^(\w+) \?=", MAKEFILE, re.MULTILINE)}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = set(PROJECT["optional-dependencies"]) - {"test", "dev"}
-REQUIRED = {entry.name for entry in entries() if entry.oracle.required and not entry.ours}
+REQUIRED = {entry.name for entry in entries() if entry.required and not entry.ours}
 PYTHONS = [line.split()[-1] for line in PROJECT["classifiers"] if re.search(r"3\.\d+$", line)]
 CORES = {(PYTHONS[0], "oldest"), (PYTHONS[0], "pinned"), (PYTHONS[-1], "pinned")}
 KEPT = "report/\ntests/regressions/\n"
