@@ -253,6 +253,17 @@ def _swapped_operands_in_tensorflow(p: ConvProblem) -> bool:
     return _swapped_operands(p) and (is_explicit or is_same)
 
 
+def _equal_sizes(p: ConvProblem) -> bool:
+    """With a stride of 1 dy would have as many elements as the dilated w, and each a longer axis."""
+    sides = zip(p.spatial, p.params.padding, p.extent)
+    out = [size + lo + hi - extent + 1 for size, (lo, hi), extent in sides]
+    return (
+        p.x.shape[0] * math.prod(out) == p.x.shape[-1] * math.prod(p.extent)
+        and any(o > extent for o, extent in zip(out, p.extent))
+        and any(o < extent for o, extent in zip(out, p.extent))
+    )
+
+
 def _is_depthwise(p: ConvProblem) -> bool:
     return p.params.rank == 2 and group_kind(p) == "depthwise"
 
@@ -269,6 +280,7 @@ def _empty_depthwise(p: ConvProblem) -> bool:
 _WITHOUT_ONEDNN = ("float16", "float64")
 # Every script has been run with the first and the last of these.
 _TENSORFLOW, _PYTORCH, _JAX = ">=2.20,<2.22", ">=2.11,<2.14", ">=0.9,<0.11"
+_AUTOGRAD = ">=1.8,<1.10"
 _BOTH = (("tensorflow", _TENSORFLOW), ("pytorch", _PYTORCH))  # built on one oneDNN
 
 LEDGER: tuple[Divergence, ...] = (
@@ -407,6 +419,16 @@ LEDGER: tuple[Divergence, ...] = (
         cause="fused with bias_add, depthwise_conv2d has no list of its explicit paddings",
         upstream="not found upstream",
         script="tensorflow_depthwise_explicit_padding_fused.py",
+    ),
+    Divergence(
+        id="autograd-equal-sizes",
+        oracle="autograd",
+        versions=_AUTOGRAD,
+        applies=_equal_sizes,
+        kind="refuses",
+        cause="scipy.signal.convolve exchanges its operands without end",
+        upstream="not found upstream",
+        script="autograd_equal_sizes.py",
     ),
     *(
         Divergence(

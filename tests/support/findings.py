@@ -84,6 +84,7 @@ def _version(path: Path) -> str:
         "pytorch": ("torch",),
         "tensorflow": ("tensorflow-cpu", "tensorflow"),
         "jax": ("jax",),
+        "autograd": ("autograd",),
     }
     for name in wanted[path.name.partition("_")[0]]:
         try:
