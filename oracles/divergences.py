@@ -254,7 +254,7 @@ def _swapped_operands_in_tensorflow(p: ConvProblem) -> bool:
 
 
 def _equal_sizes(p: ConvProblem) -> bool:
-    """With a stride of 1 dy would have as many elements as the dilated w, and each a longer axis."""
+    """With a stride of 1 dy has as many elements as the dilated w, and each has a longer axis."""
     sides = zip(p.spatial, p.params.padding, p.extent)
     out = [size + lo + hi - extent + 1 for size, (lo, hi), extent in sides]
     return (

@@ -1,7 +1,7 @@
 """Autograd: the gradient of scipy.signal.convolve calls itself without end.
 
-For dX it convolves dy and w in mode "full". Where both have as many elements, and each is the longer
-one on some axis, each order of the two is the wrong one.
+For dX it convolves dy and w in mode "full". Where both have as many elements, and each is longer on
+some axis, each order of the two is the wrong one.
 """
 
 import sys
