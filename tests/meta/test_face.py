@@ -123,7 +123,11 @@ def test_missing_by_default_is_skipped(without_tensorflow: dict[str, str]) -> No
     assert output.count(INSTALL_LINE) == 3
     assert "oracles: numerical, pytorch 2." in output
     assert rows(output)["tensorflow"][0] == "not installed"
-    absent = [entry for entry in entries() if not entry.installed]
+    absent = [
+        entry
+        for entry in entries()
+        if not entry.installed and (1, "float32") in entry.oracle.domain.cells()
+    ]
     assert f"2 passed, {1 + len(absent)} skipped" in output
 
 
