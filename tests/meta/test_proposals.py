@@ -72,7 +72,7 @@ def test_plain_predicates(guilty: object, words: str) -> None:
     assert f"{len(failing)} failures, none of {len(passing)} passes" in str(proposal)
 
 
-# Equal products of sizes: no feature says that; the proposal says of how many passes it is true too.
+# Equal products of sizes, which no feature says: the proposal then says how many passes share it.
 BEYOND = {"autograd-equal-sizes"}
 
 
