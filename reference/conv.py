@@ -29,6 +29,10 @@ from reference.problem import (
     check_forward,
 )
 
+# Elements that BLAS has one thread for. If it has more, they stay awake for a while, looking for
+# more to do, and are in the way of ours.
+_PIECE = 1 << 13
+
 
 @np.errstate(all="ignore")
 def conv_forward(
@@ -96,17 +100,30 @@ def _summable(array: Array) -> Array:
 def _is_finite(array: Array) -> bool:
     """Whether no element is Inf or NaN, which the sum of the squares then is too."""
     flat = array.reshape(-1)
-    if array.dtype.kind == "f" and math.isfinite(np.dot(flat, flat)):
+    if array.dtype.kind == "f" and math.isfinite(_squares(flat)):
         return True
     return bool(np.logical_and.reduce(np.isfinite(flat)))
 
 
+def _squares(flat: Array) -> float:
+    """Their sum, in pieces so small that BLAS has one thread for them."""
+    rest = len(flat) % _PIECE
+    pieces = flat[rest:].reshape(-1, _PIECE)
+    return float(np.dot(flat[:rest], flat[:rest]) + np.vecdot(pieces, pieces).sum())
+
+
 def _sum(dy: Array) -> Array:
-    """db (F,): dy (N, *O, F) summed over all but F, as a product where BLAS has one.
+    """db (F,): dy (N, *O, F) summed over all but F, as products where BLAS has them.
 
     Adding row to row is slow where rows are short.
     """
-    if dy.dtype in (np.float32, np.float64) and dy.size:
-        rows = dy.reshape(-1, dy.shape[-1])
-        return np.asarray(np.dot(np.ones(len(rows), dy.dtype), rows))
-    return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
+    if dy.dtype not in (np.float32, np.float64) or not dy.size:
+        return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
+    rows = dy.reshape(-1, dy.shape[-1])
+    piece = max(1, _PIECE // dy.shape[-1])
+    rest = len(rows) % piece
+    total = np.dot(np.ones(rest, dy.dtype), rows[:rest])
+    if rest < len(rows):
+        pieces = rows[rest:].reshape(-1, piece, dy.shape[-1])
+        total += (np.ones(piece, dy.dtype) @ pieces).sum(axis=0)
+    return np.asarray(total)

@@ -7,6 +7,7 @@ A plan computes y without bias, or dX and dW, from C-contiguous arrays shaped as
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, reduce
 from itertools import product
@@ -16,18 +17,20 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from reference import threads
 from reference.problem import Array, ConvParams, Padding, Size, output_size
 
 Grads: TypeAlias = tuple[Array, Array]
 Cells: TypeAlias = tuple[slice, ...]
 
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
-_PRODUCTS = 1 << 16  # elements of a block that is multiplied element by element
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
 _FEW = 16  # channels, or filters of one, that a matrix product is too large a tool for
-_LANES = 256  # channels up to which an axis of several outputs is faster than one of channels alone
+_LANES = 4096  # that are summed together, if channels are few: three rows of them fit in a cache
 _SPARSE = 4  # times as large as the input
+_PART = 1 << 21  # multiply-adds that a thread is given at a time
 _SMALL = 10**6  # multiply-adds up to which OpenBLAS has kernels that do without packing
+_SLIGHT = 2048  # multiply-adds a row up to which that is faster than two threads
 _HEAVY = 2  # times as large as x
 _LEAST = 64  # rows that such a product is worth it for
 
@@ -97,7 +100,7 @@ def _point_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """One product for a kernel of one tap."""
     del params
     y = np.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
-    _multiply(_rows(x), _rows(w), _rows(y))
+    _multiply(_rows(x), _rows(w), _rows(y), cut=_is_cut(w))
     return y
 
 
@@ -105,12 +108,21 @@ def _point_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     """The same for dX and dW; in blocks where there are few channels, for the cache's sake."""
     del params
     x_rows, w_rows, dy_rows = _rows(x), _rows(w), _rows(dy)
-    few = min(w_rows.shape) <= _FEW
-    dx, dw = np.empty(x_rows.shape, x.dtype), _Sum()
-    for block in _blocks((len(x_rows),), _COLUMNS // sum(w_rows.shape) if few else len(x_rows)):
-        _multiply(dy_rows[block], w_rows.T, dx[block])
-        dw.add(_contracted(x_rows[block], dy_rows[block]))
-    return dx.reshape(x.shape), dw.value.reshape(w.shape)
+    few, cut = min(w_rows.shape) <= _FEW, _is_cut(w)
+    dx = np.empty(x_rows.shape, x.dtype)
+
+    def part(block: Cells) -> Array:
+        _multiply(dy_rows[block], w_rows.T, dx[block], cut=cut)
+        return _contracted(x_rows[block], dy_rows[block], cut=cut)
+
+    rows = len(x_rows)
+    dw = _total(map(part, _blocks((rows,), _COLUMNS // sum(w_rows.shape) if few else rows)))
+    return dx.reshape(x.shape), dw.reshape(w.shape)
+
+
+def _is_cut(w: Array) -> bool:
+    """Whether small products are faster than large ones, which BLAS has all its threads for."""
+    return threads.THREADS == 1 or w.size <= _SLIGHT
 
 
 def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
@@ -180,9 +192,12 @@ def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
     windows = _windows(_padded(x, params.padding), w.shape[:-2], params)
     y = np.empty((*windows.shape[: x.ndim - 1], w.shape[-1]), x.dtype)
     w_rows = _rows(w)
-    for block in _blocks(y.shape[:-1], _COLUMNS // len(w_rows)):
+
+    def part(block: Cells) -> None:
         columns = windows[block].reshape(-1, len(w_rows))
         _multiply(columns, w_rows, _rows(y[block]))
+
+    _do(threads.in_order(part, _blocks(y.shape[:-1], _COLUMNS // len(w_rows)), _is_narrow(w.size)))
     return y
 
 
@@ -196,15 +211,17 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     dx_padded = _channels_last(np.zeros((x.shape[-1], *padded.shape[:-1]), x.dtype), 0)
     windows, dx_windows = (_windows(array, kernel, params) for array in (padded, dx_padded))
     w_rows = _rows(w)
-    dw_rows = _Sum()
-    for block in _blocks(dy.shape[:-1], _COLUMNS // len(w_rows)):
+
+    def part(block: Cells) -> Array:
         dy_rows = _rows(dy[block])
-        dw_rows.add(_contracted(windows[block].reshape(-1, len(w_rows)), dy_rows))
         products = (w_rows @ dy_rows.T).reshape(*kernel, -1, *dy[block].shape[:-1])
         products = _channels_last(products, params.rank)
         for tap in product(*map(range, kernel)):
             dx_windows[block + tap] += products[tap]
-    return _unpadded(dx_padded, x.shape, params.padding), dw_rows.value.reshape(w.shape)
+        return _contracted(windows[block].reshape(-1, len(w_rows)), dy_rows)
+
+    dw = _total(map(part, _blocks(dy.shape[:-1], _COLUMNS // len(w_rows))))
+    return _unpadded(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
 
 
 def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
@@ -219,90 +236,167 @@ def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> G
     padding = _dy_padding(x.shape, kernel, dy.shape, params)
     windows = _windows(_padded(dy, padding), kernel, params)
     w_rows = _rows(np.ascontiguousarray(_reversed(w, rank).swapaxes(-1, -2)))
-    dx, dw_rows = np.empty(x.shape, x.dtype), _Sum()
-    for block in _blocks(x.shape[:-1], _COLUMNS // len(w_rows)):
+    dx = np.empty(x.shape, x.dtype)
+
+    def part(block: Cells) -> Array:
         columns = windows[block].reshape(-1, len(w_rows))
         _multiply(columns, w_rows, _rows(dx[block]))
-        if by_tap:
-            taps = columns.reshape(len(columns), -1, w.shape[-1]).swapaxes(0, 1)
-            dw_rows.add(_rows(x[block]).T @ taps[::-1])
-        else:
-            dw_rows.add(_contracted(_rows(x[block]), columns))
+        if not by_tap:
+            return _contracted(_rows(x[block]), columns)
+        taps = columns.reshape(len(columns), -1, w.shape[-1]).swapaxes(0, 1)
+        return _rows(x[block]).T @ taps[::-1]
+
+    blocks = _blocks(x.shape[:-1], _COLUMNS // len(w_rows))
+    dw = _total(threads.in_order(part, blocks, _is_narrow(w.size)))
     if by_tap:
-        return dx, dw_rows.value.reshape(w.shape)
-    dw = dw_rows.value.reshape(-1, *kernel, w.shape[-1])
+        return dx, dw.reshape(w.shape)
+    dw = dw.reshape(-1, *kernel, w.shape[-1])
     dw = _reversed(dw.transpose(*range(1, rank + 1), 0, rank + 1), rank)
     return dx, np.ascontiguousarray(dw)
 
 
 def _depthwise_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """No matrix product, but y = sum over taps of the windows * w, channel by channel."""
-    windows, side = _lanes(_padded(x, params.padding), w.shape[:-2], params)
-    places, taps, lane = _axes(windows, params.rank)
+    channels = x.shape[-1]
+    filters = _by_filter(w[..., 0, :], channels)
     out = output_size(x.shape[1:-1], w.shape[:-2], params)
-    w = _by_channel(w[..., 0, :], x.shape[-1])
-    y = np.empty((*windows.shape[: len(places)], windows.shape[-1], w.shape[-1]), x.dtype)
-    for m in range(w.shape[-1]):
-        w_m = _repeated(w[..., m], side)
-        np.einsum(windows, places + taps + lane, w_m, taps + lane, places + lane, out=y[..., m])
-    return y.reshape(len(x), *out, -1)
+    y = np.empty((len(x), *out, channels, len(filters)), x.dtype)
+    zeros = _Zeros()
+
+    def part(images: Cells) -> None:
+        padded = zeros.around(x[images], params.padding)
+        for m, w_m in enumerate(filters):
+            _sum_windows(padded, w_m, y[images][..., m], params)
+
+    _do(threads.in_order(part, _images(y, w)))
+    return y.reshape(*y.shape[:-2], -1)
 
 
 def _depthwise_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     """For each filter of a channel: dW = sum over outputs of the windows * dy."""
-    windows, side = _lanes(_padded(x, params.padding), w.shape[:-2], params)
-    places, taps, lane = _axes(windows, params.rank)
-    by_m = [np.moveaxis(_by_channel(array, x.shape[-1]), -1, 0) for array in (w[..., 0, :], dy)]
-    dw = np.empty(by_m[0].shape, w.dtype)
-    for dw_m, dy_m in zip(dw, by_m[1]):
-        dy_m = np.ascontiguousarray(dy_m).reshape(*windows.shape[: len(places)], -1)
-        sums = np.einsum(windows, places + taps + lane, dy_m, places + lane, taps + lane)
-        dw_m[...] = sums.reshape(*dw_m.shape[:-1], side, -1).sum(axis=-2)
-    del windows
-    dx_of = _depthwise_dx_gathered if max(params.stride) == 1 else _depthwise_dx_spread
-    parts = (
-        dx_of(x.shape, np.ascontiguousarray(w_m), np.ascontiguousarray(dy_m), params)
-        for w_m, dy_m in zip(*by_m)
-    )
-    dx: Array = reduce(iadd, parts)
+    channels = x.shape[-1]
+    filters = _by_filter(w[..., 0, :], channels)
+    dx = np.empty(x.shape, x.dtype)
+    x_zeros, dy_zeros = _Zeros(), _Zeros()
+
+    def part(images: Cells) -> Array:
+        padded, dx_part = x_zeros.around(x[images], params.padding), dx[images]
+        dw = np.empty(filters.shape, w.dtype)
+        for m, dy_m in enumerate(_by_filter(dy[images], channels)):
+            dw[m] = _depthwise_dw(padded, w.shape[:-2], dy_m, params)
+            dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
+            _depthwise_dx(filters[m], dy_m, dx_m, params, dy_zeros)
+            if m:
+                dx_part += dx_m
+        return dw
+
+    dw = _total(threads.in_order(part, _images(dy, w)))
     return dx, np.moveaxis(dw, 0, -1).reshape(w.shape)
 
 
-def _depthwise_dx_gathered(x_shape: Size, w: Array, dy: Array, params: ConvParams) -> Array:
-    """With a stride of 1: dX (N, *S, C) = sum over taps of the windows of dy * the reversed w."""
-    padding = _dy_padding(x_shape, w.shape[:-1], dy.shape, params)
-    windows, side = _lanes(_padded(dy, padding), w.shape[:-1], params)
-    places, taps, lane = _axes(windows, params.rank)
-    w = _repeated(_reversed(w, params.rank), side)
-    dx = np.einsum(windows, places + taps + lane, w, taps + lane, places + lane)
-    return np.asarray(dx.reshape(x_shape))
+def _images(y: Array, w: Array) -> tuple[Cells, ...]:
+    """So many images at a time that starting a thread for them is worth it."""
+    return _blocks((len(y),), _PART // (y[0].size * math.prod(w.shape[:-2])))
 
 
-def _depthwise_dx_spread(x_shape: Size, w: Array, dy: Array, params: ConvParams) -> Array:
-    """Per tap: dX += dy * w at the inputs that the tap reads."""
-    sizes = (size + lo + hi for size, (lo, hi) in zip(x_shape[1:], params.padding))
-    dx_padded = np.zeros((x_shape[0], *sizes, x_shape[-1]), dy.dtype)
-    windows = _windows(dx_padded, w.shape[:-1], params)
-    for block in _blocks(dy.shape[:-1], _PRODUCTS // x_shape[-1]):
-        for tap in product(*map(range, w.shape[:-1])):
-            windows[block + tap] += dy[block] * w[tap]
-    return _unpadded(dx_padded, x_shape, params.padding)
+def _by_filter(array: Array, channels: int) -> Array:
+    """(*M, F) as (F / C, *M, C), C-contiguous: filter by filter of every channel."""
+    array = array.reshape(*array.shape[:-1], channels, array.shape[-1] // channels)
+    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+
+def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> None:
+    """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C)."""
+    windows, side = _lanes(padded, w.shape[:-1], params)
+    places, taps, lane = _axes(params.rank)
+    arguments = (windows, places + taps + lane, _repeated(w, side), taps + lane, places + lane)
+    if out.flags.c_contiguous:
+        np.einsum(*arguments, out=out.reshape(*windows.shape[: len(places)], -1))
+    else:
+        out[...] = np.einsum(*arguments).reshape(out.shape)
+
+
+def _depthwise_dw(padded: Array, kernel: Size, dy: Array, params: ConvParams) -> Array:
+    """dW (*K, C) = sum over outputs of the windows of `padded` * dy (N, *O, C)."""
+    windows, side = _lanes(padded, kernel, params)
+    places, taps, lane = _axes(params.rank)
+    dy_lanes = dy.reshape(*windows.shape[: len(places)], -1)
+    sums = np.einsum(windows, places + taps + lane, dy_lanes, places + lane, taps + lane)
+    return np.asarray(sums.reshape(*kernel, side, -1).sum(axis=-2) if side > 1 else sums)
+
+
+def _depthwise_dx(w: Array, dy: Array, dx: Array, params: ConvParams, zeros: _Zeros) -> None:
+    """`dx` (N, *S, C) = sum over taps of the windows of dy * the reversed w (*K, C), by phases."""
+    if max(params.stride) > 1:
+        dx[...] = 0  # where no tap reads it
+    for phase in _phases(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params):
+        w_phase = _reversed(w[phase.taps], params.rank)
+        padded = zeros.around(dy, phase.padding)
+        _sum_windows(padded, w_phase, dx[phase.inputs], phase.params)
+
+
+class _Phase(NamedTuple):
+    """Every so many inputs along each axis, and all the taps that read these.
+
+    dX there is a convolution of stride 1, of padded dy with these taps from last to first.
+    """
+
+    inputs: Cells
+    taps: Cells
+    padding: Padding
+    params: ConvParams
+
+
+@lru_cache(maxsize=4096)
+def _phases(spatial: Size, kernel: Size, out: Size, params: ConvParams) -> tuple[_Phase, ...]:
+    lows = (lo for lo, _ in params.padding)
+    axes = map(_phases_along, spatial, kernel, out, params.stride, params.dilation, lows)
+    ones, none = (1,) * params.rank, ((0, 0),) * params.rank
+    return tuple(
+        _Phase((slice(None), *inputs), taps, padding, ConvParams(ones, none, dilation))
+        for inputs, taps, padding, dilation in (zip(*phase) for phase in product(*axes))
+    )
+
+
+def _phases_along(
+    size: int, taps: int, outputs: int, stride: int, dilation: int, lo: int
+) -> Iterator[tuple[slice, slice, tuple[int, int], int]]:
+    """Of one axis: inputs, taps, padding, dilation.
+
+    Input i and tap k meet at output (i + lo - k * dilation) / stride, where that is whole.
+    """
+    step = stride // math.gcd(stride, dilation)
+    apart = dilation * step // stride  # outputs between two taps of a phase
+    for tap in range(min(step, taps)):
+        inputs = range((tap * dilation - lo) % stride, size, stride)
+        if inputs:
+            last = (len(range(tap, taps, step)) - 1) * apart
+            output = (inputs[0] + lo - tap * dilation) // stride  # that the first of both meet at
+            padding = (last - output, output + len(inputs) - outputs)
+            yield slice(inputs[0], None, stride), slice(tap, None, step), padding, apart
 
 
 def _lanes(padded: Array, kernel: Size, params: ConvParams) -> tuple[Array, int]:
     """`_windows`, (N, *O, *K, C), for sums in which each channel is by itself.
 
-    Where channels are few, and the outputs along the last axis lie side by side, those are one axis
-    with the channels: (N, *O[:-1], *K, O[-1] * C). Returns how many outputs are in it, too.
+    Where outputs along the last axis lie side by side in memory, some of them, a number that
+    divides O[-1], are one axis with the channels: (N, *O[:-1], O[-1] / side, *K, side * C).
     """
     windows = _windows(padded, kernel, params)
-    axis = params.rank
-    if params.stride[-1] > 1 or padded.shape[-1] > _LANES:
-        return windows, 1
-    side = windows.shape[axis]
-    shape = (*windows.shape[:axis], *windows.shape[axis + 1 : -1], side * padded.shape[-1])
-    strides = (*windows.strides[:axis], *windows.strides[axis + 1 :])
-    return np.lib.stride_tricks.as_strided(padded, shape, strides), side
+    axis, channels = params.rank, padded.shape[-1]
+    side = _side(windows.shape[axis], channels) if params.stride[-1] == 1 else 1
+    shape, strides = [*windows.shape], [*windows.strides]
+    shape[axis] //= side
+    strides[axis] *= side
+    shape[-1] *= side
+    return np.ndarray(shape, padded.dtype, padded, 0, strides), side
+
+
+@lru_cache(maxsize=4096)
+def _side(outputs: int, channels: int) -> int:
+    """How many of `outputs` are summed together, so that loops are long, but fit in a cache."""
+    most = _LANES // channels if 4 * channels < _LANES else 1
+    return max(side for side in range(1, min(outputs, most) + 1) if outputs % side == 0)
 
 
 def _repeated(w: Array, side: int) -> Array:
@@ -310,15 +404,9 @@ def _repeated(w: Array, side: int) -> Array:
     return np.tile(w, side) if side > 1 else np.ascontiguousarray(w)
 
 
-def _axes(windows: Array, rank: int) -> tuple[list[int], list[int], list[int]]:
-    """Numbers, for np.einsum, of the axes of outputs, of *K, and of channels."""
-    last = windows.ndim - 1
-    return [*range(last - rank)], [*range(last - rank, last)], [last]
-
-
-def _by_channel(array: Array, channels: int) -> Array:
-    """(*M, F) as (*M, C, F / C), a view."""
-    return array.reshape(*array.shape[:-1], channels, array.shape[-1] // channels)
+def _axes(rank: int) -> tuple[list[int], list[int], list[int]]:
+    """Numbers, for np.einsum, of the axes of outputs, of *K, and of lanes."""
+    return [*range(rank + 1)], [*range(rank + 1, 2 * rank + 1)], [2 * rank + 1]
 
 
 def _reversed(w: Array, rank: int) -> Array:
@@ -337,32 +425,29 @@ def _dy_padding(x_shape: Size, kernel: Size, dy_shape: Size, params: ConvParams)
     )
 
 
-class _Sum:
-    """Of arrays of one shape, one at least; into the first, which must be nobody else's."""
-
-    value: Array
-
-    def add(self, part: Array) -> None:
-        """Add one more."""
-        if hasattr(self, "value"):
-            self.value += part
-        else:
-            self.value = part
+def _total(parts: Iterator[Array]) -> Array:
+    """Of one part at least; into the first, which must be nobody else's."""
+    return reduce(iadd, parts)
 
 
-def _multiply(a: Array, b: Array, out: Array) -> None:
+def _do(parts: Iterator[None]) -> None:
+    for _ in parts:
+        pass
+
+
+def _multiply(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
     """`out` (M, B) = a (M, A) @ b (A, B), by pieces of M; all three are C-contiguous but for b."""
     done = 0
-    if pieces := _pieces(len(a), b.size):
+    if cut and (pieces := _pieces(len(a), b.size)):
         done = math.prod(pieces)
         np.matmul(a[:done].reshape(*pieces, -1), b, out=out[:done].reshape(*pieces, -1))
     if done < len(a):
         np.matmul(a[done:], b, out=out[done:])
 
 
-def _contracted(a: Array, b: Array) -> Array:
+def _contracted(a: Array, b: Array, *, cut: bool = True) -> Array:
     """a^T @ b, (A, B), of C-contiguous a (M, A) and b (M, B), by pieces of M."""
-    pieces = _pieces(len(a), a.shape[1] * b.shape[1])
+    pieces = _pieces(len(a), a.shape[1] * b.shape[1]) if cut else None
     if not pieces:
         return a.T @ b
     done = math.prod(pieces)
@@ -371,10 +456,15 @@ def _contracted(a: Array, b: Array) -> Array:
     return product + a[done:].T @ b[done:] if done < len(a) else product
 
 
+def _is_narrow(each: int) -> bool:
+    """Whether a product of so many multiply-adds a row is small with enough of them."""
+    return each * _LEAST <= _SMALL
+
+
 def _pieces(rows: int, each: int) -> tuple[int, int] | None:
     """How many products of how many rows, of `each` multiply-adds, are small; None if no good."""
     most = _SMALL // each if each else rows
-    if not _LEAST <= most < rows:
+    if most >= rows or not _is_narrow(each):
         return None
     count = -(-rows // most)
     return count, rows // count
@@ -387,12 +477,25 @@ def _rows(array: Array) -> Array:
 
 def _padded(array: Array, padding: Padding) -> Array:
     """(N, *S, A) with zeros around it, or without some cells where `padding` is negative."""
-    if not any(map(any, padding)):
-        return array
-    shape, target, source = _placed(array.shape, padding)
-    padded = np.zeros(shape, array.dtype)
-    padded[target] = array[source]
-    return padded
+    return _Zeros().around(array, padding)
+
+
+class _Zeros(threading.local):
+    """Arrays with zeros at the edges: each thread's own, for part after part of one array."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[Size, Padding], Array] = {}
+
+    def around(self, array: Array, padding: Padding) -> Array:
+        """As `_padded`; writes into what it gave before, if shape and padding were these."""
+        if not any(map(any, padding)):
+            return array
+        shape, target, source = _placed(array.shape, padding)
+        padded = self._arrays.get((array.shape, padding))
+        if padded is None:
+            padded = self._arrays[array.shape, padding] = np.zeros(shape, array.dtype)
+        padded[target] = array[source]
+        return padded
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,142 @@
+"""Parts of a convolution side by side: in order, bounded, and the same whatever the threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from reference import ConvParams, conv_backward, conv_forward, plans, threads
+from reference.threads import in_order, thread_count
+from tests.support.layers import Layer
+
+each_count = pytest.mark.parametrize("count", [1, 2, 3, 8])
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """A process with threads is not safe to fork."""
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "4"}, 1),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OPENBLAS_NUM_THREADS": "0", "MKL_NUM_THREADS": "2"}, 2),
+        ({"OPENBLAS_NUM_THREADS": "no", "OMP_NUM_THREADS": "2,3", "MKL_NUM_THREADS": "64"}, 8),
+    ],
+)
+def test_as_many_as_blas_has(environment: dict[str, str], count: int) -> None:
+    """What it is told, where that is a number; a few at most."""
+    assert thread_count(environment) == count
+
+
+def test_as_many_as_there_are_cores() -> None:
+    """Where BLAS is told nothing."""
+    assert 1 <= thread_count({}) <= 8
+
+
+@each_count
+def test_in_order_and_not_far_ahead(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results come in the order of the parts, though later ones take less time."""
+    monkeypatch.setattr(threads, "THREADS", count)
+    begun = []
+
+    def square(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.001 * (number % 3))
+        return number**2
+
+    taken = []
+    for result in in_order(square, range(30)):
+        taken.append(result)
+        assert len(begun) <= len(taken) + 2 * count
+    assert taken == [number**2 for number in range(30)]
+
+
+def test_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three parts that wait for each other: each has a thread, one of them the one that asks."""
+    monkeypatch.setattr(threads, "THREADS", 3)
+    barrier = threading.Barrier(3, timeout=60)
+
+    def who(part: int) -> int:
+        barrier.wait()
+        return threading.get_ident()
+
+    found = set(in_order(who, range(3)))
+    assert len(found) == 3
+    assert threading.get_ident() in found
+
+
+@pytest.mark.parametrize(("count", "share", "parts"), [(1, True, 9), (4, False, 9), (4, True, 1)])
+def test_alone(count: int, share: bool, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, no wish to share, or one part only: all is done here, when it is asked for."""
+    monkeypatch.setattr(threads, "THREADS", count)
+    results = in_order(lambda _: threading.get_ident(), range(parts), share)
+    assert set(results) == {threading.get_ident()}
+
+
+@each_count
+def test_an_error_comes_in_its_place(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what was before it."""
+    monkeypatch.setattr(threads, "THREADS", count)
+    results = in_order(lambda part: 1 // (7 - part), range(20))
+    assert [next(results) for _ in range(7)] == [0] * 6 + [1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_what_is_left_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one who wants no more results; the fixture sees that no thread goes on."""
+    monkeypatch.setattr(threads, "THREADS", 3)
+    done = []
+    results = iter(in_order(done.append, range(1000)))
+    next(results)
+    del results
+    assert len(done) < 20
+
+
+def test_errors_of_floating_point_are_the_askers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What np.errstate says here holds in every thread."""
+    monkeypatch.setattr(threads, "THREADS", 3)
+    for mode in ("ignore", "raise"):
+        with np.errstate(all=mode):
+            found = list(in_order(lambda _: np.geterr()["over"], range(20)))
+        assert set(found) == {mode}
+
+
+SAME = ((1, 1), (1, 1))
+SHARED = [
+    Layer("depthwise", (9, 24, 23, 40), (3, 3, 1, 80), ConvParams((1, 1), SAME, groups=40)),
+    Layer("strided", (9, 24, 23, 40), (3, 3, 1, 40), ConvParams((2, 3), SAME, groups=40)),
+    Layer("narrow", (4, 90, 90, 16), (3, 3, 16, 16), ConvParams(padding=SAME)),
+]
+
+
+@pytest.mark.parametrize("layer", SHARED, ids=str)
+def test_bits_do_not_depend_on_threads(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real numbers, of which another order of sums would be seen."""
+    monkeypatch.setattr(plans, "_PART", 1)
+    random = np.random.default_rng(0)
+    shapes = (layer.x, layer.w, layer.dy)
+    x, w, dy = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
+    asked = []
+    side_by_side = threads._side_by_side
+    monkeypatch.setattr(
+        threads, "_side_by_side", lambda *args: asked.append(args) or side_by_side(*args)
+    )
+    found = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(threads, "THREADS", count)
+        grads = conv_backward(x, w, dy, layer.params)
+        y = conv_forward(x, w, None, layer.params)
+        found.append([array.tobytes() for array in (grads.dx, grads.dw, grads.db, y)])
+    assert len(asked) == 4  # backward and forward, by two and by five threads
+    assert found[0] == found[1] == found[2]
