@@ -19,6 +19,7 @@ import math
 
 import numpy as np
 
+from reference import threads
 from reference.plans import PLANS, Plan, choose
 from reference.problem import (
     Array,
@@ -106,7 +107,9 @@ def _is_finite(array: Array) -> bool:
 
 
 def _squares(flat: Array) -> float:
-    """Their sum, in pieces so small that BLAS has one thread for them."""
+    """Their sum."""
+    if _is_for_one_thread(flat):
+        return float(np.dot(flat, flat))
     rest = len(flat) % _PIECE
     pieces = flat[rest:].reshape(-1, _PIECE)
     return float(np.dot(flat[:rest], flat[:rest]) + np.vecdot(pieces, pieces).sum())
@@ -120,10 +123,16 @@ def _sum(dy: Array) -> Array:
     if dy.dtype not in (np.float32, np.float64) or not dy.size:
         return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
     rows = dy.reshape(-1, dy.shape[-1])
+    if _is_for_one_thread(dy):
+        return np.asarray(np.dot(np.ones(len(rows), dy.dtype), rows))
     piece = max(1, _PIECE // dy.shape[-1])
     rest = len(rows) % piece
+    pieces = rows[rest:].reshape(-1, piece, dy.shape[-1])
     total = np.dot(np.ones(rest, dy.dtype), rows[:rest])
-    if rest < len(rows):
-        pieces = rows[rest:].reshape(-1, piece, dy.shape[-1])
-        total += (np.ones(piece, dy.dtype) @ pieces).sum(axis=0)
+    total += (np.ones(piece, dy.dtype) @ pieces).sum(axis=0)
     return np.asarray(total)
+
+
+def _is_for_one_thread(array: Array) -> bool:
+    """Whether BLAS has one thread for it, or in any case."""
+    return threads.THREADS == 1 or array.size <= _PIECE

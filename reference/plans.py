@@ -13,7 +13,7 @@ from functools import lru_cache, reduce
 from itertools import product
 from operator import iadd
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,13 +25,15 @@ Cells: TypeAlias = tuple[slice, ...]
 
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
-_FEW = 16  # channels, or filters of one, that a matrix product is too large a tool for
+_EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
+_FEW = 16  # channels that a matrix product is too large a tool for
 _LANES = 4096  # that are summed together, if channels are few: three rows of them fit in a cache
 _SPARSE = 4  # times as large as the input
 _PART = 1 << 21  # multiply-adds that a thread is given at a time
 _SMALL = 10**6  # multiply-adds up to which OpenBLAS has kernels that do without packing
 _SLIGHT = 2048  # multiply-adds a row up to which that is faster than two threads
 _HEAVY = 2  # times as large as x
+_LONG = 112  # terms that a product adds up fast, if that is not too little work
 _LEAST = 64  # rows that such a product is worth it for
 
 
@@ -57,7 +59,7 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
         return "point"
     if _is_sparse(x_shape, params):
         return "taps"
-    if "depthwise" in fitting and filters < _FEW * channels:
+    if "depthwise" in fitting and _is_worth_lanes(x_shape, w_shape, params):
         return "depthwise"
     if "x columns" in fitting and channels <= _NARROW:
         is_strided = "dy columns" not in fitting
@@ -73,6 +75,13 @@ def _is_sparse(x_shape: Size, params: ConvParams) -> bool:
     sizes = zip(x_shape[1:-1], params.padding)
     padded = math.prod(size + lo + hi for size, (lo, hi) in sizes)
     return padded > _SPARSE * math.prod(x_shape[1:-1])
+
+
+def _is_worth_lanes(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
+    """Whether np.einsum, once for each phase and filter of a channel, beats a product per tap."""
+    kernel, filters = w_shape[:-2], w_shape[-1] // x_shape[-1]
+    phases = math.prod(map(min, params.stride, kernel))
+    return math.prod(x_shape) * math.prod(kernel) >= _EINSUM * (phases * filters) ** 2
 
 
 def _is_point(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
@@ -129,62 +138,83 @@ def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """One product per tap, of all groups: y += x_tap @ w_tap, x_tap being what the tap reads."""
     out = output_size(x.shape[1:-1], w.shape[:-2], params)
     y = np.zeros((len(x), *out, w.shape[-1]), x.dtype)
-    if y.size == 0:
+    if 0 in (x.size, w.size, y.size):
         return y
-    for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], out, params):
-        x_tap = _by_group(x[x_cells], params.groups)
-        w_tap = _by_group(w[tap], params.groups)
-        y[y_cells] += _from_groups(x_tap @ w_tap, y[y_cells].shape)
+    taps = _taps(x.shape[1:-1], w.shape[:-2], out, params)
+    x, y_grouped = _grouped(x, params), _grouped(y, params)
+    w = _of_taps(w, params)
+    for tap, x_cells, y_cells in taps:
+        fed = y_grouped[y_cells]
+        fed += _from_groups(_by_group(x[x_cells]) @ w[tap], fed.shape)
     return y
 
 
 def _taps_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     """With dy_tap the outputs that a tap feeds: dX += dy_tap @ w_tap^T, dW = x_tap^T @ dy_tap."""
     dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
-    if dy.size == 0:
+    if 0 in (x.size, w.size, dy.size):
         return dx, dw
-    for tap, x_cells, y_cells in _taps(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params):
-        x_tap = _by_group(x[x_cells], params.groups)
-        w_tap = _by_group(w[tap], params.groups)
-        dy_tap = _by_group(dy[y_cells], params.groups)
-        dx[x_cells] += _from_groups(dy_tap @ w_tap.swapaxes(-1, -2), dx[x_cells].shape)
-        dw[tap] = _from_groups(x_tap.swapaxes(-1, -2) @ dy_tap, dw[tap].shape)
+    taps = _taps(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
+    x, dx_grouped, dy = (_grouped(array, params) for array in (x, dx, dy))
+    w_transposed = _of_taps(w, params).swapaxes(-1, -2)
+    dw_of_taps = _of_taps(dw, params)
+    for tap, x_cells, y_cells in taps:
+        dy_tap, read = _by_group(dy[y_cells]), dx_grouped[x_cells]
+        read += _from_groups(dy_tap @ w_transposed[tap], read.shape)
+        dw_of_taps[tap] = _by_group(x[x_cells]).swapaxes(-1, -2) @ dy_tap
     return dx, dw
 
 
+def _grouped(array: Array, params: ConvParams) -> Array:
+    """(*M, groups * A) as (*M, groups, A), a view."""
+    *rest, channels = array.shape
+    return array.reshape(*rest, params.groups, channels // params.groups)
+
+
+def _of_taps(w: Array, params: ConvParams) -> Array:
+    """(*K, C/groups, F) as matrices, (*K, groups, C/groups, F/groups), a view."""
+    return _grouped(w, params).swapaxes(-2, -3)
+
+
+def _by_group(cells: Array) -> Array:
+    """(*M, groups, A) as one matrix per group, (groups, prod(M), A)."""
+    return cells.reshape(-1, *cells.shape[-2:]).swapaxes(0, 1)
+
+
+def _from_groups(products: Array, shape: Size) -> Array:
+    """(groups, prod(M), A) back to `shape` = (*M, groups, A)."""
+    return products.swapaxes(0, 1).reshape(shape)
+
+
+@lru_cache(maxsize=64)
 def _taps(
     spatial: Size, kernel: Size, out: Size, params: ConvParams
-) -> Iterator[tuple[Size, Cells, Cells]]:
+) -> tuple[tuple[Size, Cells, Cells], ...]:
     """Each tap that meets input: its index, the cells of x that it reads, those of y it feeds.
 
     Output o and tap k meet at input o * stride + k * dilation - lo; outputs for which that lies in
     the padding are left out.
     """
-    for tap in np.ndindex(*kernel):
-        x_cells, y_cells = [slice(None)], [slice(None)]
-        for size, outputs, k, s, d, (lo, _) in zip(
-            spatial, out, tap, params.stride, params.dilation, params.padding
-        ):
-            offset = k * d - lo
-            first = max(0, -(offset // s))
-            last = min(outputs - 1, (size - 1 - offset) // s)
-            if first > last:
-                break
-            x_cells.append(slice(first * s + offset, last * s + offset + 1, s))
-            y_cells.append(slice(first, last + 1))
-        else:
-            yield tap, tuple(x_cells), tuple(y_cells)
+    lows = (lo for lo, _ in params.padding)
+    axes = map(_taps_along, spatial, kernel, out, params.stride, params.dilation, lows)
+    every = slice(None)
+    return tuple(
+        (taps, (every, *x_cells), (every, *y_cells))
+        for taps, x_cells, y_cells in (zip(*met) for met in product(*axes))
+    )
 
 
-def _by_group(array: Array, groups: int) -> Array:
-    """(*M, groups * A) as one (prod(M), A) matrix per group: (groups, prod(M), A)."""
-    *rest, channels = array.shape  # no -1 in the reshape: it fails where there are no channels
-    return array.reshape(math.prod(rest), groups, channels // groups).swapaxes(0, 1)
-
-
-def _from_groups(product: Array, shape: tuple[int, ...]) -> Array:
-    """(groups, prod(M), A) back to `shape` = (*M, groups * A)."""
-    return product.swapaxes(0, 1).reshape(shape)
+def _taps_along(
+    size: int, taps: int, outputs: int, stride: int, dilation: int, lo: int
+) -> Iterator[tuple[int, slice, slice]]:
+    """The same along one axis."""
+    for tap in range(taps):
+        offset = tap * dilation - lo
+        first = max(0, -(offset // stride))
+        last = min(outputs - 1, (size - 1 - offset) // stride)
+        if first <= last:
+            x_cells = slice(first * stride + offset, last * stride + offset + 1, stride)
+            yield tap, x_cells, slice(first, last + 1)
 
 
 def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
@@ -261,10 +291,10 @@ def _depthwise_forward(x: Array, w: Array, params: ConvParams) -> Array:
     filters = _by_filter(w[..., 0, :], channels)
     out = output_size(x.shape[1:-1], w.shape[:-2], params)
     y = np.empty((len(x), *out, channels, len(filters)), x.dtype)
-    zeros = _Zeros()
+    kept = _Kept()
 
     def part(images: Cells) -> None:
-        padded = zeros.around(x[images], params.padding)
+        padded = _padded(x[images], params.padding, kept.x)
         for m, w_m in enumerate(filters):
             _sum_windows(padded, w_m, y[images][..., m], params)
 
@@ -276,16 +306,15 @@ def _depthwise_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     """For each filter of a channel: dW = sum over outputs of the windows * dy."""
     channels = x.shape[-1]
     filters = _by_filter(w[..., 0, :], channels)
-    dx = np.empty(x.shape, x.dtype)
-    x_zeros, dy_zeros = _Zeros(), _Zeros()
+    dx, kept = np.empty(x.shape, x.dtype), _Kept()
 
     def part(images: Cells) -> Array:
-        padded, dx_part = x_zeros.around(x[images], params.padding), dx[images]
+        padded, dx_part = _padded(x[images], params.padding, kept.x), dx[images]
         dw = np.empty(filters.shape, w.dtype)
         for m, dy_m in enumerate(_by_filter(dy[images], channels)):
             dw[m] = _depthwise_dw(padded, w.shape[:-2], dy_m, params)
             dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
-            _depthwise_dx(filters[m], dy_m, dx_m, params, dy_zeros)
+            _depthwise_dx(filters[m], dy_m, dx_m, params, kept.dy)
             if m:
                 dx_part += dx_m
         return dw
@@ -325,13 +354,15 @@ def _depthwise_dw(padded: Array, kernel: Size, dy: Array, params: ConvParams) ->
     return np.asarray(sums.reshape(*kernel, side, -1).sum(axis=-2) if side > 1 else sums)
 
 
-def _depthwise_dx(w: Array, dy: Array, dx: Array, params: ConvParams, zeros: _Zeros) -> None:
+def _depthwise_dx(
+    w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]
+) -> None:
     """`dx` (N, *S, C) = sum over taps of the windows of dy * the reversed w (*K, C), by phases."""
     if max(params.stride) > 1:
         dx[...] = 0  # where no tap reads it
     for phase in _phases(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params):
         w_phase = _reversed(w[phase.taps], params.rank)
-        padded = zeros.around(dy, phase.padding)
+        padded = _padded(dy, phase.padding, kept)
         _sum_windows(padded, w_phase, dx[phase.inputs], phase.params)
 
 
@@ -447,7 +478,7 @@ def _multiply(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
 
 def _contracted(a: Array, b: Array, *, cut: bool = True) -> Array:
     """a^T @ b, (A, B), of C-contiguous a (M, A) and b (M, B), by pieces of M."""
-    pieces = _pieces(len(a), a.shape[1] * b.shape[1]) if cut else None
+    pieces = _pieces(len(a), a.shape[1] * b.shape[1], is_sum=True) if cut else None
     if not pieces:
         return a.T @ b
     done = math.prod(pieces)
@@ -461,9 +492,11 @@ def _is_narrow(each: int) -> bool:
     return each * _LEAST <= _SMALL
 
 
-def _pieces(rows: int, each: int) -> tuple[int, int] | None:
+def _pieces(rows: int, each: int, *, is_sum: bool = False) -> tuple[int, int] | None:
     """How many products of how many rows, of `each` multiply-adds, are small; None if no good."""
     most = _SMALL // each if each else rows
+    if is_sum:
+        most = min(most, max(_LONG, most // 10))
     if most >= rows or not _is_narrow(each):
         return None
     count = -(-rows // most)
@@ -475,27 +508,30 @@ def _rows(array: Array) -> Array:
     return array.reshape(-1, array.shape[-1])
 
 
-def _padded(array: Array, padding: Padding) -> Array:
-    """(N, *S, A) with zeros around it, or without some cells where `padding` is negative."""
-    return _Zeros().around(array, padding)
+def _padded(array: Array, padding: Padding, kept: dict[Any, Array] | None = None) -> Array:
+    """(N, *S, A) with zeros around it, or without some cells where `padding` is negative.
+
+    Where such an array has been `kept`, it is used again.
+    """
+    if not any(map(any, padding)):
+        return array
+    shape, target, source = _placed(array.shape, padding)
+    key = array.shape, padding
+    padded = kept.get(key) if kept else None
+    if padded is None:
+        padded = np.zeros(shape, array.dtype)
+        if kept is not None:
+            kept[key] = padded
+    padded[target] = array[source]
+    return padded
 
 
-class _Zeros(threading.local):
-    """Arrays with zeros at the edges: each thread's own, for part after part of one array."""
+class _Kept(threading.local):
+    """What each thread pads with zeros, for part after part."""
 
     def __init__(self) -> None:
-        self._arrays: dict[tuple[Size, Padding], Array] = {}
-
-    def around(self, array: Array, padding: Padding) -> Array:
-        """As `_padded`; writes into what it gave before, if shape and padding were these."""
-        if not any(map(any, padding)):
-            return array
-        shape, target, source = _placed(array.shape, padding)
-        padded = self._arrays.get((array.shape, padding))
-        if padded is None:
-            padded = self._arrays[array.shape, padding] = np.zeros(shape, array.dtype)
-        padded[target] = array[source]
-        return padded
+        self.x: dict[Any, Array] = {}
+        self.dy: dict[Any, Array] = {}
 
 
 @lru_cache(maxsize=4096)
