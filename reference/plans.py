@@ -29,7 +29,8 @@ _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it i
 _FEW = 16  # channels that a matrix product is too large a tool for
 _LANES = 4096  # that are summed together, if channels are few: three rows of them fit in a cache
 _SPARSE = 4  # times as large as the input
-_PART = 1 << 21  # multiply-adds that a thread is given at a time
+_PART = 1 << 21  # multiply-adds of a part of a depthwise layer
+_SHARED = 1 << 25  # multiply-adds of a layer from which its parts are computed side by side
 _SMALL = 10**6  # multiply-adds up to which OpenBLAS has kernels that do without packing
 _SLIGHT = 2048  # multiply-adds a row up to which that is faster than two threads
 _HEAVY = 2  # times as large as x
@@ -227,7 +228,8 @@ def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
         columns = windows[block].reshape(-1, len(w_rows))
         _multiply(columns, w_rows, _rows(y[block]))
 
-    _do(threads.in_order(part, _blocks(y.shape[:-1], _COLUMNS // len(w_rows)), _is_narrow(w.size)))
+    share = _is_narrow(w.size) and _is_long(y, w)
+    _do(threads.in_order(part, _blocks(y.shape[:-1], _COLUMNS // len(w_rows)), share))
     return y
 
 
@@ -277,7 +279,7 @@ def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> G
         return _rows(x[block]).T @ taps[::-1]
 
     blocks = _blocks(x.shape[:-1], _COLUMNS // len(w_rows))
-    dw = _total(threads.in_order(part, blocks, _is_narrow(w.size)))
+    dw = _total(threads.in_order(part, blocks, _is_narrow(w.size) and _is_long(dy, w)))
     if by_tap:
         return dx, dw.reshape(w.shape)
     dw = dw.reshape(-1, *kernel, w.shape[-1])
@@ -298,7 +300,7 @@ def _depthwise_forward(x: Array, w: Array, params: ConvParams) -> Array:
         for m, w_m in enumerate(filters):
             _sum_windows(padded, w_m, y[images][..., m], params)
 
-    _do(threads.in_order(part, _images(y, w)))
+    _do(threads.in_order(part, _images(y, w), _is_long(y, w)))
     return y.reshape(*y.shape[:-2], -1)
 
 
@@ -319,13 +321,18 @@ def _depthwise_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
                 dx_part += dx_m
         return dw
 
-    dw = _total(threads.in_order(part, _images(dy, w)))
+    dw = _total(threads.in_order(part, _images(dy, w), _is_long(dy, w)))
     return dx, np.moveaxis(dw, 0, -1).reshape(w.shape)
 
 
 def _images(y: Array, w: Array) -> tuple[Cells, ...]:
-    """So many images at a time that starting a thread for them is worth it."""
+    """So many images at a time that there is something to do."""
     return _blocks((len(y),), _PART // (y[0].size * math.prod(w.shape[:-2])))
+
+
+def _is_long(y: Array, w: Array) -> bool:
+    """Whether threads are worth it: they begin on one core, and take a while to find another."""
+    return y.size * math.prod(w.shape[:-1]) >= _SHARED
 
 
 def _by_filter(array: Array, channels: int) -> Array:

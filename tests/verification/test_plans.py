@@ -130,6 +130,7 @@ def test_every_plan_is_exact_on_random_problems(
     Blocks are computed side by side.
     """
     monkeypatch.setattr(threads, "THREADS", 3)
+    monkeypatch.setattr(plans, "_SHARED", 1)
     for name, most in limits.items():
         monkeypatch.setattr(plans, name, most)
 

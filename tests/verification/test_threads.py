@@ -124,6 +124,7 @@ SHARED = [
 def test_bits_do_not_depend_on_threads(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real numbers, of which another order of sums would be seen."""
     monkeypatch.setattr(plans, "_PART", 1)
+    monkeypatch.setattr(plans, "_SHARED", 1)
     random = np.random.default_rng(0)
     shapes = (layer.x, layer.w, layer.dy)
     x, w, dy = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
