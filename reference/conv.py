@@ -101,15 +101,15 @@ def _summable(array: Array) -> Array:
 def _is_finite(array: Array) -> bool:
     """Whether no element is Inf or NaN, which the sum of the squares then is too."""
     flat = array.reshape(-1)
-    if array.dtype.kind == "f" and math.isfinite(_squares(flat)):
-        return True
+    if array.dtype.kind == "f":
+        squares = np.dot(flat, flat) if _is_for_one_thread(flat) else _squares(flat)
+        if math.isfinite(squares):
+            return True
     return bool(np.logical_and.reduce(np.isfinite(flat)))
 
 
 def _squares(flat: Array) -> float:
-    """Their sum."""
-    if _is_for_one_thread(flat):
-        return float(np.dot(flat, flat))
+    """Their sum, by pieces."""
     rest = len(flat) % _PIECE
     pieces = flat[rest:].reshape(-1, _PIECE)
     return float(np.dot(flat[:rest], flat[:rest]) + np.vecdot(pieces, pieces).sum())
@@ -135,4 +135,4 @@ def _sum(dy: Array) -> Array:
 
 def _is_for_one_thread(array: Array) -> bool:
     """Whether BLAS has one thread for it, or in any case."""
-    return threads.THREADS == 1 or array.size <= _PIECE
+    return array.size <= _PIECE or threads.THREADS == 1
