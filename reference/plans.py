@@ -265,8 +265,8 @@ def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> G
     """
     kernel, rank = w.shape[:-2], params.rank
     by_tap = w.size > _HEAVY * x.size
-    padding = _dy_padding(x.shape, kernel, dy.shape, params)
-    windows = _windows(_padded(dy, padding), kernel, params)
+    [phase] = _phases(x.shape[1:-1], kernel, dy.shape[1:-1], params)
+    windows = _windows(_padded(dy, phase.padding), kernel, params)
     w_rows = _rows(np.ascontiguousarray(_reversed(w, rank).swapaxes(-1, -2)))
     dx = np.empty(x.shape, x.dtype)
 
@@ -450,17 +450,6 @@ def _axes(rank: int) -> tuple[list[int], list[int], list[int]]:
 def _reversed(w: Array, rank: int) -> Array:
     """W (*K, ...) with its taps from last to first."""
     return w[(slice(None, None, -1),) * rank]
-
-
-@lru_cache(maxsize=4096)
-def _dy_padding(x_shape: Size, kernel: Size, dy_shape: Size, params: ConvParams) -> Padding:
-    """What dy needs around it, if the stride is 1, to have a window of as many taps per input."""
-    return tuple(
-        ((taps - 1) * d - lo, size - 1 + lo - (out - 1))
-        for taps, d, (lo, _), size, out in zip(
-            kernel, params.dilation, params.padding, x_shape[1:], dy_shape[1:]
-        )
-    )
 
 
 def _total(parts: Iterator[Array]) -> Array:

@@ -359,14 +359,10 @@ def kernel(x, w, dy, stride, padding, dilation, groups):
 """
 PLANS = "reference/plans.py"
 PADDING = """\
-        ((taps - 1) * d - lo, size - 1 + lo - (out - 1))
-        for taps, d, (lo, _), size, out in zip(
-            kernel, params.dilation, params.padding, x_shape[1:], dy_shape[1:]
-        )
+            padding = (last - output, output + len(inputs) - outputs)
 """
-SHORTER_PADDING = """\
-        ((taps - 1) * d - hi, (taps - 1) * d - lo)
-        for taps, d, (lo, hi) in zip(kernel, params.dilation, params.padding)
+OTHER_PADDING = """\
+            padding = (output + len(inputs) - outputs, last - output)
 """
 
 
@@ -411,10 +407,10 @@ def _of_fastconv(
 PULL_REQUESTS = (
     PullRequest(
         "A wrong reference",
-        "The padding that dy needs for dX, written in a shorter way. Where the two sides of an\n"
-        "axis are not padded alike, they are exchanged.",
+        "The padding that dy needs for dX, its two sides exchanged. Where an axis is padded\n"
+        "alike on both, nothing changes.",
         {PLANS: PADDING},
-        {PLANS: SHORTER_PADDING},
+        {PLANS: OTHER_PADDING},
         (
             *("tests/verification", "-x", "-k", "numerical", "--oracle", "numerical"),
             *("--regressions", "kept", "--report", "report"),
