@@ -18,6 +18,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 _MOST = 8  # for the sake of memory: each has arrays of its own
+_SHARED = 1 << 25  # multiply-adds from which parts are computed side by side
 VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -31,6 +32,17 @@ def thread_count(environment: Mapping[str, str]) -> int:
 
 
 THREADS = thread_count(os.environ)  # read once, as BLAS does
+
+
+def are_worth_it(multiply_adds: int) -> bool:
+    """Whether there is so much to do: they begin on one core, and take a while to find another."""
+    return multiply_adds >= _SHARED
+
+
+def for_each(function: Callable[[Part], None], parts: Sequence[Part], share: bool = True) -> None:
+    """`in_order`, for what it does to the arrays."""
+    for _ in in_order(function, parts, share):
+        pass
 
 
 def in_order(

@@ -21,9 +21,10 @@ from oracles.wire import Inbox, decode_problem, encode_problem
 from oracles.worker import ENVIRONMENT, Worker
 from reference import ConvParams, ConvProblem, conv_backward
 from tests.benchmarks import harness
-from tests.benchmarks.harness import DTYPE, RANK, costs, draw_problems, is_asked, times
+from tests.benchmarks.harness import DTYPE, RANK, costs_of, draw_problems, is_asked, times
 
 BEST_OF = 5
+ROUNDS = 3
 
 
 def main() -> None:
@@ -32,8 +33,8 @@ def main() -> None:
     installed = [entry for entry in entries() if entry.installed]
     print(f"{harness.COUNT} random {RANK}-D {DTYPE} problems per oracle; ms a problem, mean\n")
     print("".join(harness.row(harness.HEADS)))
-    for entry in installed:
-        print("".join(harness.row(harness.cells(entry.name, costs(entry)))), flush=True)
+    for name, cost in costs_of([entry.name for entry in installed], ROUNDS).items():
+        print("".join(harness.row(harness.cells(name, cost))))
     drawn, _ = draw_problems(installed[0].oracle.domain)
     print("\nms, median")
     show("transport, there and back", times(transport, drawn))

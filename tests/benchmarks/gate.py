@@ -357,7 +357,7 @@ from oracles import oracle
 def kernel(x, w, dy, stride, padding, dilation, groups):
     return backward(x, w, dy, stride, padding, dilation)
 """
-PLANS = "reference/plans.py"
+WINDOWS = "reference/windows.py"
 PADDING = """\
             padding = (last - output, output + len(inputs) - outputs)
 """
@@ -409,8 +409,8 @@ PULL_REQUESTS = (
         "A wrong reference",
         "The padding that dy needs for dX, its two sides exchanged. Where an axis is padded\n"
         "alike on both, nothing changes.",
-        {PLANS: PADDING},
-        {PLANS: OTHER_PADDING},
+        {WINDOWS: PADDING},
+        {WINDOWS: OTHER_PADDING},
         (
             *("tests/verification", "-x", "-k", "numerical", "--oracle", "numerical"),
             *("--regressions", "kept", "--report", "report"),

@@ -6,14 +6,23 @@ that it has not seen. "comparison" is a verdict on answers that are at hand, les
 "bookkeeping" what a run does beside verdicts. "in step" is the whole where each problem is judged
 before the next is drawn: the reference computes while an oracle does in its own process. "whole" is
 what a run takes, which draws the next problem meanwhile; so the parts are more than either.
+
+Every oracle has a process of its own (`python -m tests.benchmarks.harness NAME`), which loads its
+framework only after the whole has been timed: a run does not, and Python's garbage collector would
+look through all of it. Rounds go in turn; of each figure the median counts.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,14 +33,15 @@ from hypothesis import Phase, given, settings
 from oracles import divergences
 from oracles.compare import expected_of, judge, reference_grads
 from oracles.protocol import Domain
-from oracles.registry import Entry, connect
-from oracles.worker import TIME_LIMIT, InProcess
+from oracles.registry import Entry, connect, find
+from oracles.worker import ENVIRONMENT, TIME_LIMIT, InProcess
 from reference import ConvGrads, ConvProblem
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
 
 COUNT = 300
+ROOT = Path(__file__).resolve().parents[2]
 RANK, DTYPE = 2, "float32"
 PARTS = ("generation", "reference", "oracle", "transport", "comparison", "bookkeeping")
 HEADS = ("oracle", *PARTS, "in step", "whole", "whole / oracle", "problems/s")
@@ -92,10 +102,38 @@ def svg(costs: Mapping[str, Cost]) -> str:
     )
 
 
+def costs_of(names: Sequence[str], rounds: int) -> dict[str, Cost]:
+    """What a problem costs for each of these oracles: the median of rounds that go in turn."""
+    found: dict[str, list[Cost]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names:
+            print(f"harness, {number}: {name}", file=sys.stderr)
+            command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.harness"]
+            environment = {**os.environ, **ENVIRONMENT}  # of workers: one thread
+            done = subprocess.run(
+                [*command, name, str(COUNT)],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            found[name].append(Cost(*json.loads(done.stdout)))
+    return {name: median(each) for name, each in found.items()}
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    """Of each figure."""
+    parts = zip(*(cost.parts for cost in costs))
+    in_step, whole = zip(*((cost.in_step, cost.whole) for cost in costs))
+    middle = statistics.median
+    return Cost(tuple(map(middle, parts)), middle(in_step), middle(whole))
+
+
 def costs(entry: Entry) -> Cost:
     """What a problem costs for one oracle, mean."""
     drawn, generation = draw_problems(entry.oracle.domain)
     asked = [problem for problem in drawn if is_asked(entry, problem)]
+    in_step, whole = in_a_run(entry, asked[0])
     domain, direct, worker = entry.oracle.domain, connect(entry, in_process=True), connect(entry)
     answers: dict[int, ConvGrads] = {}
 
@@ -114,20 +152,36 @@ def costs(entry: Entry) -> Cost:
     worker.close()
     at_hand = AtHand(entry, answers)
     verdict = mean(partial(judge, at_hand))
+    with verification_of(entry) as verification:
+        verified = mean(partial(verification.verify, at_hand))
+    parts = [generation, of_reference, alone, there - alone, verdict - of_reference]
+    return Cost((*parts, verified - verdict), in_step, whole)
+
+
+def in_a_run(entry: Entry, first: ConvProblem) -> tuple[float, float]:
+    """Seconds of a problem, in step and as a run asks, each of a new process; `first` starts it."""
+    domain = entry.oracle.domain
+    with verification_of(entry) as verification:
+        oracle = verification.connection(entry.name)
+        oracle.grads(first)
+        whole = draw_problems(domain, partial(verification.verify_ahead, oracle))[1]
+        verification.settle()
+        oracle.renew()
+        in_step = draw_problems(domain, partial(verification.verify, oracle))[1]
+    return in_step, whole
+
+
+@contextmanager
+def verification_of(entry: Entry) -> Iterator[Verification]:
+    """A run of one oracle, which keeps what it finds to itself."""
     with tempfile.TemporaryDirectory() as nowhere:
         verification = Verification(
             [entry], Tally(), in_process=False, time_limit=TIME_LIMIT, regressions=Path(nowhere)
         )
-        verified = mean(partial(verification.verify, at_hand))
-        oracle = verification.connection(entry.name)
-        oracle.grads(asked[0])
-        in_step = draw_problems(domain, partial(verification.verify, oracle))[1]
-        oracle.renew()
-        whole = draw_problems(domain, partial(verification.verify_ahead, oracle))[1]
-        verification.settle()
-        verification.close()
-    parts = [generation, of_reference, alone, there - alone, verdict - of_reference]
-    return Cost((*parts, verified - verdict), in_step, whole)
+        try:
+            yield verification
+        finally:
+            verification.close()
 
 
 class AtHand(InProcess):
@@ -150,7 +204,9 @@ def draw_problems(
     """Random problems, each asked when it is drawn, and the seconds that each took."""
     drawn: list[ConvProblem] = []
 
-    @settings(max_examples=COUNT, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(
+        max_examples=COUNT, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
+    )
     @given(problem=problems(domain, RANK, DTYPE, "integers"))
     def collect(problem: ConvProblem) -> None:
         ask(problem)
@@ -169,3 +225,8 @@ def times(function: Callable[[ConvProblem], object], drawn: list[ConvProblem]) -
         function(problem)
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+if __name__ == "__main__":
+    COUNT = int(sys.argv[2])
+    print(json.dumps(costs(find(sys.argv[1]))))

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ from reference import (
     conv,
     conv_backward,
     conv_forward,
+    depthwise,
     naive_conv_backward,
     naive_conv_forward,
     plans,
+    products,
     threads,
 )
 from reference.plans import PLANS, choose
@@ -116,23 +119,23 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
 @pytest.mark.parametrize(
     "limits",
     [
-        {"_COLUMNS": 1 << 16, "_PART": 1 << 16},
-        {"_COLUMNS": 60, "_PART": 60},
-        {"_SMALL": 60, "_LEAST": 1},
+        [(plans, "_COLUMNS", 1 << 16), (depthwise, "_PART", 1 << 16)],
+        [(plans, "_COLUMNS", 60), (depthwise, "_PART", 60)],
+        [(products, "_SMALL", 60), (products, "_LEAST", 1)],
     ],
     ids=["one block", "many blocks", "small products"],
 )
 def test_every_plan_is_exact_on_random_problems(
-    plan: str, rank: int, limits: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    plan: str, rank: int, limits: list[tuple[ModuleType, str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit the definition; of 16-bit formats too, which are summed in float32.
 
     Blocks are computed side by side.
     """
     monkeypatch.setattr(threads, "THREADS", 3)
-    monkeypatch.setattr(plans, "_SHARED", 1)
-    for name, most in limits.items():
-        monkeypatch.setattr(plans, name, most)
+    monkeypatch.setattr(threads, "_SHARED", 1)
+    for module, name, most in limits:
+        monkeypatch.setattr(module, name, most)
 
     @settings(max_examples=25)
     @given(st.sampled_from(ANY_DTYPE).flatmap(partial(problems, Domain(BOXES[plan]), rank)))
@@ -154,15 +157,15 @@ def test_points_in_blocks(
     monkeypatch.setattr(plans, "_SLIGHT", slight)
     monkeypatch.setattr(plans, "_COLUMNS", 60)
     monkeypatch.setattr(plans, "_FEW", few)
-    monkeypatch.setattr(plans, "_SMALL", small)
-    monkeypatch.setattr(plans, "_LEAST", 1)
+    monkeypatch.setattr(products, "_SMALL", small)
+    monkeypatch.setattr(products, "_LEAST", 1)
     check("point", integers_of((2, 5, 3, channels), (1, 1, channels, 19), ConvParams(), np.float32))
 
 
 @each_rank
 def test_channels_by_themselves(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Depthwise sums over an axis of many channels are those over several outputs of few."""
-    monkeypatch.setattr(plans, "_LANES", 0)
+    monkeypatch.setattr(depthwise, "_LANES", 0)
 
     @settings(max_examples=25)
     @given(problems(Domain(BOXES["depthwise"]), rank, "float32"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from reference import ConvParams, conv_backward, conv_forward, plans, threads
+from reference import ConvParams, conv_backward, conv_forward, depthwise, threads
 from reference.threads import in_order, thread_count
 from tests.support.layers import Layer
 
@@ -123,8 +123,8 @@ SHARED = [
 @pytest.mark.parametrize("layer", SHARED, ids=str)
 def test_bits_do_not_depend_on_threads(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real numbers, of which another order of sums would be seen."""
-    monkeypatch.setattr(plans, "_PART", 1)
-    monkeypatch.setattr(plans, "_SHARED", 1)
+    monkeypatch.setattr(depthwise, "_PART", 1)
+    monkeypatch.setattr(threads, "_SHARED", 1)
     random = np.random.default_rng(0)
     shapes = (layer.x, layer.w, layer.dy)
     x, w, dy = (random.standard_normal(shape).astype(np.float32) for shape in shapes)

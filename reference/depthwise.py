@@ -1,0 +1,148 @@
+"""Gradients of a convolution whose filters see one channel each: no matrix product, but sums.
+
+np.einsum makes them, over channels and outputs that lie side by side in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from reference.problem import Array, ConvParams, Size, output_size
+from reference.products import multiply_adds, total
+from reference.threads import are_worth_it, for_each, in_order
+from reference.windows import (
+    Cells,
+    Kept,
+    blocks_of,
+    pad,
+    phases_of,
+    taps_reversed,
+    windows_of,
+)
+
+_EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
+_LANES = 4096  # that are summed together: three rows of them fit in a cache
+_PART = 1 << 21  # multiply-adds of a part
+
+
+def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
+    """Whether np.einsum, once for each phase and filter of a channel, beats a product per tap."""
+    kernel, filters = w_shape[:-2], w_shape[-1] // x_shape[-1]
+    phases = math.prod(map(min, params.stride, kernel))
+    return math.prod(x_shape) * math.prod(kernel) >= _EINSUM * (phases * filters) ** 2
+
+
+def forward(x: Array, w: Array, params: ConvParams) -> Array:
+    """Y without bias = sum over taps of the windows * w, channel by channel."""
+    channels = x.shape[-1]
+    filters = _by_filter(w[..., 0, :], channels)
+    out = output_size(x.shape[1:-1], w.shape[:-2], params)
+    y = np.empty((len(x), *out, channels, len(filters)), x.dtype)
+    kept = Kept()
+
+    def part(images: Cells) -> None:
+        padded = pad(x[images], params.padding, kept.x)
+        for m, w_m in enumerate(filters):
+            _sum_windows(padded, w_m, y[images][..., m], params)
+
+    for_each(part, _images(y, w), are_worth_it(multiply_adds(y, w)))
+    return y.reshape(*y.shape[:-2], -1)
+
+
+def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, Array]:
+    """dX and dW; for each filter of a channel, dW = sum over outputs of the windows * dy."""
+    channels = x.shape[-1]
+    filters = _by_filter(w[..., 0, :], channels)
+    dx, kept = np.empty(x.shape, x.dtype), Kept()
+
+    def part(images: Cells) -> Array:
+        padded, dx_part = pad(x[images], params.padding, kept.x), dx[images]
+        dw = np.empty(filters.shape, w.dtype)
+        for m, dy_m in enumerate(_by_filter(dy[images], channels)):
+            dw[m] = _dw(padded, w.shape[:-2], dy_m, params)
+            dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
+            _dx(filters[m], dy_m, dx_m, params, kept.dy)
+            if m:
+                dx_part += dx_m
+        return dw
+
+    dw = total(in_order(part, _images(dy, w), are_worth_it(multiply_adds(dy, w))))
+    return dx, np.moveaxis(dw, 0, -1).reshape(w.shape)
+
+
+def _images(y: Array, w: Array) -> tuple[Cells, ...]:
+    """So many images at a time that there is something to do."""
+    return blocks_of((len(y),), _PART // (y[0].size * math.prod(w.shape[:-2])))
+
+
+def _by_filter(array: Array, channels: int) -> Array:
+    """(*M, F) as (F / C, *M, C), C-contiguous: filter by filter of every channel."""
+    array = array.reshape(*array.shape[:-1], channels, array.shape[-1] // channels)
+    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+
+def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> None:
+    """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C)."""
+    windows, side = _lanes(padded, w.shape[:-1], params)
+    places, taps, lane = _axes(params.rank)
+    arguments = (windows, places + taps + lane, _repeated(w, side), taps + lane, places + lane)
+    if out.flags.c_contiguous:
+        np.einsum(*arguments, out=out.reshape(*windows.shape[: len(places)], -1))
+    else:
+        out[...] = np.einsum(*arguments).reshape(out.shape)
+
+
+def _dw(padded: Array, kernel: Size, dy: Array, params: ConvParams) -> Array:
+    """dW (*K, C) = sum over outputs of the windows of `padded` * dy (N, *O, C)."""
+    windows, side = _lanes(padded, kernel, params)
+    places, taps, lane = _axes(params.rank)
+    dy_lanes = dy.reshape(*windows.shape[: len(places)], -1)
+    sums = np.einsum(windows, places + taps + lane, dy_lanes, places + lane, taps + lane)
+    return np.asarray(sums.reshape(*kernel, side, -1).sum(axis=-2) if side > 1 else sums)
+
+
+def _dx(w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]) -> None:
+    """`dx` (N, *S, C) = sum over taps of the windows of dy * the reversed w (*K, C), by phases."""
+    if max(params.stride) > 1:
+        dx[...] = 0  # where no tap reads it
+    for phase in phases_of(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params):
+        w_phase = taps_reversed(w[phase.taps], params.rank)
+        padded = pad(dy, phase.padding, kept)
+        _sum_windows(padded, w_phase, dx[phase.inputs], phase.params)
+
+
+def _lanes(padded: Array, kernel: Size, params: ConvParams) -> tuple[Array, int]:
+    """`windows_of`, (N, *O, *K, C), for sums in which each channel is by itself.
+
+    Where outputs along the last axis lie side by side in memory, some of them, a number that
+    divides O[-1], are one axis with the channels: (N, *O[:-1], O[-1] / side, *K, side * C).
+    """
+    windows = windows_of(padded, kernel, params)
+    axis, channels = params.rank, padded.shape[-1]
+    side = _side(windows.shape[axis], channels) if params.stride[-1] == 1 else 1
+    shape, strides = [*windows.shape], [*windows.strides]
+    shape[axis] //= side
+    strides[axis] *= side
+    shape[-1] *= side
+    return np.ndarray(shape, padded.dtype, padded, 0, strides), side
+
+
+@lru_cache(maxsize=4096)
+def _side(outputs: int, channels: int) -> int:
+    """How many of `outputs` are summed together, so that loops are long, but fit in a cache."""
+    most = _LANES // channels if 4 * channels < _LANES else 1
+    return max(side for side in range(1, min(outputs, most) + 1) if outputs % side == 0)
+
+
+def _repeated(w: Array, side: int) -> Array:
+    """W (*K, C) for as many outputs side by side."""
+    return np.tile(w, side) if side > 1 else np.ascontiguousarray(w)
+
+
+def _axes(rank: int) -> tuple[list[int], list[int], list[int]]:
+    """Numbers, for np.einsum, of the axes of outputs, of *K, and of lanes."""
+    return [*range(rank + 1)], [*range(rank + 1, 2 * rank + 1)], [2 * rank + 1]
