@@ -196,7 +196,7 @@ def connect(
     time_limit: float = TIME_LIMIT,
     told: Callable[[str], None] = lambda _: None,
     may_ask: Callable[[ConvProblem], bool] | None = None,
-    asked: Callable[[bytes], None] | None = None,
+    asked: Callable[[bytes, bool], None] | None = None,
 ) -> Connection:
     """What answers problems for `entry`: our own code directly, all else in its own process.
 

@@ -35,7 +35,7 @@ class Inbox:
     """Bytes as they come in, cut into messages; `limit` is the largest body that is taken."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._bytes = bytearray()
 
     @property
@@ -61,10 +61,10 @@ class Inbox:
         if len(self._bytes) < _FRAME.size:
             return None
         header_size, body_size = _FRAME.unpack_from(self._bytes)
-        if header_size > _MAX_HEADER or body_size > self._limit:
+        if header_size > _MAX_HEADER or body_size > self.limit:
             raise Malformed(
                 f"answers with {header_size} + {body_size} bytes, of at most {_MAX_HEADER} + "
-                f"{self._limit}"
+                f"{self.limit}"
             )
         start, end = _FRAME.size + header_size, _FRAME.size + header_size + body_size
         if len(self._bytes) < end:

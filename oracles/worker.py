@@ -50,6 +50,7 @@ LOG_LIMIT = 64 << 20  # bytes that an oracle may write to stdout and stderr duri
 HISTORY_PROBLEMS = 5000  # most that one process is asked, so that its whole history is known
 HISTORY_BYTES = 64 << 20
 MOST_BEFORE = 200  # problems that may be needed before another for that to be a finding
+_BEHIND = 1 << 16  # bytes of a problem that a socket holds while the child computes another
 
 ENVIRONMENT = {  # of an oracle's process, where nothing else is said: one thread, and
     "OMP_NUM_THREADS": "1",
@@ -78,11 +79,13 @@ def nothing() -> None:
     """What is done while an oracle computes, unless somebody has other work."""
 
 
-class _Ahead(NamedTuple):
-    """A problem that was sent before its answer is asked for; what went wrong with that, if any."""
+class _Sent(NamedTuple):
+    """A problem that a child is to answer; what went wrong when it was sent, if anything."""
 
     problem: ConvProblem
-    size: int  # of the message, in bytes
+    number: int = 0  # of the message; 0: not sent yet
+    size: int = 0  # of the message, in bytes
+    log_mark: int = 0  # how long the log was then
     error: OracleError | TimeoutError | None = None
 
 
@@ -164,7 +167,8 @@ class Worker:
     set there beside what is inherited. `time_limit` is seconds per problem. `told` is called with a
     short text when something slow begins or ends, for a progress display. `may_ask` says which
     problems may be tried in the search for a smaller one; by default those in `domain`. `asked`
-    is called with every problem, in the form of `oracles.wire`, before it is asked.
+    is called with every problem, in the form of `oracles.wire`, before it is asked, and whether
+    the one before is not answered yet.
     """
 
     def __init__(
@@ -177,7 +181,7 @@ class Worker:
         time_limit: float = TIME_LIMIT,
         told: Callable[[str], None] = lambda _: None,
         may_ask: Callable[[ConvProblem], bool] | None = None,
-        asked: Callable[[bytes], None] | None = None,
+        asked: Callable[[bytes, bool], None] | None = None,
     ) -> None:
         self.name = name
         self.domain = domain
@@ -185,7 +189,7 @@ class Worker:
         self._python = python
         self._environment = dict(environment or {})
         self._may_ask = may_ask or domain.accepts
-        self._write_down = asked or (lambda _: None)
+        self._write_down = asked or (lambda *_: None)
         self._time_limit = time_limit
         self._told = told
         self._zygote: subprocess.Popen[bytes] | None = None
@@ -199,7 +203,8 @@ class Worker:
         self._sound: tuple[ConvProblem, ConvGrads] | None = None  # what was answered first of all
         self._has_imported = False  # the zygote, and has forked
         self._number = 0  # of the last problem sent
-        self._ahead: _Ahead | None = None
+        self._ahead: list[_Sent] = []  # what was sent before its answer is asked for, in order
+        self._inbox = Inbox(limit=0)  # of the current child
         self._careful = 0  # times that each problem is asked in a new child; 0: once, in the same
         self._confirmed: dict[bytes, OracleError] = {}
         self._believed = False  # what is wrong, without being asked again in a new child
@@ -228,18 +233,35 @@ class Worker:
         self._events = b""
 
     def begin(self, problem: ConvProblem) -> None:
-        """Have the oracle compute already; `grads` is to be called with the same problem next.
+        """Have the oracle compute already; `grads` is to be called with the same problem later.
 
-        Whatever goes wrong, `grads` raises it.
+        In the order in which they are begun, and for nothing else in between. A second one waits
+        in the child's socket, so that the child need not wait for it. Whatever goes wrong, `grads`
+        raises it.
         """
         if self._careful or self._confirmed:
             return
-        self._renew_if_full()
-        self._ahead = _Ahead(problem, 0)  # also of one that is sent only in part
-        try:
-            self._ahead = _Ahead(problem, self._send(problem))
-        except (OracleError, TimeoutError) as error:
-            self._ahead = _Ahead(problem, 0, error)
+        if not self._ahead:
+            self._renew_if_full()
+        self._ahead.append(_Sent(problem))
+        self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """Send what is begun, as far as the child takes it: one, and a small one behind that."""
+        for place, sent in enumerate(self._ahead[:2]):
+            if sent.number or sent.error:
+                continue
+            before, problem, behind = self._ahead[:place], sent.problem, place > 0
+            after = self._ahead[place + 1 :]
+            if behind and (self._channel is None or _bytes_of(problem) > _BEHIND):
+                return
+            try:
+                channel = self._channel if behind else self._ready_channel()
+                assert channel is not None
+                sent = self._send(channel, problem, behind=behind)
+            except (OracleError, TimeoutError) as error:  # `grads` raises it; the child may be gone
+                sent = _Sent(problem, error=error)
+            self._ahead = [*before, sent, *after]
 
     def grads(
         self,
@@ -413,28 +435,31 @@ class Worker:
 
     def _ask(self, problem: ConvProblem, meanwhile: Callable[[], object] = nothing) -> ConvGrads:
         """One try, in the child that is there or in a new one."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.problem is not problem:
+        sent = self._ahead.pop(0) if self._ahead else None
+        if sent is not None and sent.problem is not problem:
             self.end_child()  # its answer would be taken for this one's
-            ahead = None
+            sent = None
         try:
-            if ahead is not None and ahead.error is not None:
-                raise ahead.error
-            size = self._send(problem) if ahead is None else ahead.size
-            channel, inbox = self._channel, Inbox(limit=(64 << 20) + 16 * size)
+            if sent is not None and sent.error is not None:
+                raise sent.error
+            if sent is None or not sent.number:
+                sent = self._send(self._ready_channel(), problem)
+            channel, inbox, self._log_mark = self._channel, self._inbox, sent.log_mark
             assert channel is not None
+            inbox.limit = (64 << 20) + 16 * sent.size
             meanwhile()
             deadline = time.monotonic() + self._time_limit  # the oracle is not to pay for that
             while (answer := inbox.message()) is None:
                 self._receive(channel, inbox, deadline)
+            self._send_ahead()
             header, body = answer
-            if (number := header.get("number")) != self._number:
-                raise Malformed(f"answers question {number!r:.20} when asked {self._number}")
+            if (number := header.get("number")) != sent.number:
+                raise Malformed(f"answers question {number!r:.20} when asked {sent.number}")
             status, words = header.get("status"), str(header.get("message", ""))
             if status == "answered":
                 grads = decode_grads(header, body, self.domain.results)
                 self._history.append(problem)
-                self._history_bytes += size
+                self._history_bytes += sent.size
                 self._sound = self._sound or (problem, grads)
                 return grads
         except TimeoutError:
@@ -450,22 +475,18 @@ class Worker:
             raise Raised(f"raises {words}", log=str(header.get("traceback", "")))
         raise Malformed(words or f"answers with the status {status!r}")
 
-    def _send(self, problem: ConvProblem) -> int:
-        """Write `problem` down and send it; returns how many bytes it is.
-
-        Raises what a child has that died before, or a new one that does not start, and Raised.
-        """
-        channel = self._ready_channel()
+    def _send(self, channel: socket.socket, problem: ConvProblem, *, behind: bool = False) -> _Sent:
+        """Write `problem` down and send it, perhaps `behind` another; may raise Raised."""
         self._number += 1
         message = encode_problem(problem, self._number)
-        self._write_down(message)
-        self._log_mark = self._log_size()
-        if self._log_mark > LOG_LIMIT:
+        self._write_down(message, behind)
+        mark = self._log_size()
+        if mark > LOG_LIMIT and not behind:
             os.ftruncate(self._log.fileno(), 0)
-            self._log_mark = 0
+            mark = self._log_mark = 0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             channel.sendall(message)
-        return len(message)
+        return _Sent(problem, self._number, len(message), mark)
 
     def _receive(self, channel: socket.socket, inbox: Inbox, deadline: float) -> None:
         """Wait for bytes from the child into `inbox`; raises Crashed if it ends before."""
@@ -549,7 +570,7 @@ class Worker:
             self._told("")
         self._has_imported = True
         self._child, self._channel, self._ended = event["pid"], ours, None
-        self._history, self._history_bytes = [], 0
+        self._history, self._history_bytes, self._inbox = [], 0, Inbox(limit=0)
         ours.settimeout(self._time_limit)
         return ours
 
@@ -583,7 +604,7 @@ class Worker:
 
     def end_child(self) -> None:
         """Kill the child, if there is one, and all that it started."""
-        self._ahead = None
+        self._ahead = []
         if self._channel is None:
             return
         self._channel.close()
@@ -608,6 +629,11 @@ def _same(one: ConvGrads, other: ConvGrads) -> bool:
     return all(
         (a is None) == (b is None) and (a is None or a.tobytes() == b.tobytes()) for a, b in pairs
     )
+
+
+def _bytes_of(problem: ConvProblem) -> int:
+    """Of its arrays; twice as many for small ones, and for what a message has beside them."""
+    return 2 * (problem.x.nbytes + problem.w.nbytes + problem.dy.nbytes)
 
 
 def _fingerprint(problem: ConvProblem) -> bytes:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -108,15 +109,10 @@ def costs_of(names: Sequence[str], rounds: int) -> dict[str, Cost]:
     for number in range(rounds):
         for name in names:
             print(f"harness, {number}: {name}", file=sys.stderr)
-            command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.harness"]
-            environment = {**os.environ, **ENVIRONMENT}  # of workers: one thread
-            done = subprocess.run(
-                [*command, name, str(COUNT)],
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                check=True,
-            )
+            command = [sys.executable, "-m", "tests.benchmarks.harness", name, str(COUNT)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
             found[name].append(Cost(*json.loads(done.stdout)))
     return {name: median(each) for name, each in found.items()}
 
@@ -229,4 +225,5 @@ def times(function: Callable[[ConvProblem], object], drawn: list[ConvProblem]) -
 
 if __name__ == "__main__":
     COUNT = int(sys.argv[2])
+    os.environ.update(ENVIRONMENT)  # of workers: one thread
     print(json.dumps(costs(find(sys.argv[1]))))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,21 @@ def test_a_killed_run_leaves_its_last_question(tmp_path: Path) -> None:
     asked(encode_problem(PROBLEM))
     asked.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_leaves_both_of_its_last_questions(tmp_path: Path) -> None:
+    """Where one was sent before the other was answered; a shorter one after that is by itself."""
+    other = replace(PROBLEM, w=-PROBLEM.w)
+    for behind, left in ((True, [PROBLEM, other]), (False, [other])):
+        asked = Asked("mine", tmp_path)
+        asked(encode_problem(PROBLEM), False)
+        asked(encode_problem(PROBLEM), True)
+        asked(encode_problem(PROBLEM), False)
+        asked(encode_problem(other), behind)
+        os.close(asked._descriptor)  # as the end of its process does
+        found = left_behind(tmp_path)
+        assert [oracle for oracle, _ in found] == ["mine"] * len(left)
+        assert all(same(problem, want) for (_, problem), want in zip(found, left))
 
 
 @pytest.mark.parametrize(

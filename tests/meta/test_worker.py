@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ from hypothesis import Phase, given, settings
 
 from oracles import jax as jax_oracle
 from oracles.compare import Disagreement, Question, Verdict, judge
-from oracles.protocol import Box, Domain, Hung, NotStarted
+from oracles.protocol import Box, Domain, Hung, NotStarted, Raised
 from oracles.registry import connect, find, variants
 from oracles.worker import Worker
 from reference import ConvGrads, ConvParams, ConvProblem
@@ -287,6 +287,107 @@ def test_another_problem_than_was_begun(start) -> None:
     worker.end_child()
     assert np.array_equal(worker.grads(other).db, 2 * PROBLEM.dy.sum((0, 1, 2)))
     assert worker.incidents == []
+
+
+def scaled(factor: int, cells: int = 2) -> ConvProblem:
+    """A problem whose db says which it is."""
+    x = np.ones((1, cells, cells, 2), np.float32)
+    return replace(PROBLEM, x=x, dy=factor * np.ones((1, cells, cells, 1), np.float32))
+
+
+def test_the_child_need_not_wait(start) -> None:
+    """A second problem that was begun is computed while nobody has asked for the first's answer."""
+    worker = start("takes_a_while")
+    judge(worker, PROBLEM)
+    questions = [Question(worker, scaled(factor)) for factor in (1, 2)]
+    for question in questions:
+        question.begin()
+    time.sleep(2.2 * zoo.A_WHILE)
+    begin = time.perf_counter()
+    assert [question.verdict().kind for question in questions] == ["agrees", "agrees"]
+    assert time.perf_counter() - begin < 0.5 * zoo.A_WHILE
+
+
+def test_a_large_one_is_sent_after_the_answer(start) -> None:
+    """And is computed before its own is asked for."""
+    worker = start("takes_a_while")
+    judge(worker, PROBLEM)
+    first, second = Question(worker, PROBLEM), Question(worker, scaled(1, 200))
+    first.begin()
+    second.begin()
+    assert first.verdict().kind == "agrees"
+    time.sleep(1.2 * zoo.A_WHILE)
+    begin = time.perf_counter()
+    assert second.verdict().kind == "agrees"
+    assert time.perf_counter() - begin < 0.5 * zoo.A_WHILE
+
+
+@pytest.mark.parametrize("large", [(), (0,), (1,), (2, 3), range(6)], ids=str)
+def test_each_gets_its_own_answer(large: Sequence[int], start) -> None:
+    """In the order in which they were begun, of one child, also of those that are sent later.
+
+    Large ones, and their answers, do not go into a socket whole.
+    """
+    worker = start("right")
+    worker.grads(PROBLEM)
+    child = worker._child
+    asked = [scaled(factor, 700 if factor in large else 3) for factor in range(6)]
+    worker.begin(asked[0])
+    for problem, following in pairwise([*asked, None]):
+        if following is not None:
+            worker.begin(following)
+        assert np.array_equal(worker.grads(problem).dx[..., 0], problem.dy[..., 0])
+    assert worker._child == child
+    assert worker.incidents == []
+
+
+@pytest.mark.parametrize("guilty", [0, 1])
+def test_who_of_two_is_guilty(guilty: int, start) -> None:
+    """The one that the child dies of; the other is answered, by another child if need be."""
+    worker = start("segfaults_on_stride_2")
+    judge(worker, PROBLEM)
+    kills = replace(PROBLEM, dy=PROBLEM.dy[:, :1, :1], params=ConvParams(stride=(2, 2)))
+    asked = [kills, PROBLEM] if guilty == 0 else [PROBLEM, kills]
+    questions = [Question(worker, problem) for problem in asked]
+    for question in questions:
+        question.begin()
+    verdicts = [question.verdict() for question in questions]
+    assert [verdict.kind for verdict in verdicts].index("crashes") == guilty
+    assert verdicts[1 - guilty].kind == "agrees"
+    assert verdicts[guilty].shown_by.problem is kills
+    assert worker.incidents == []
+
+
+def test_what_cannot_be_sent(start) -> None:
+    """Is said of the problem that it is, not of the one before."""
+    worker = start("right")
+    kept = PROBLEM.dtype
+    objects = replace(
+        PROBLEM, **{n: getattr(PROBLEM, n).astype(object) for n in ["x", "w", "b", "dy"]}
+    )
+    for problem in (PROBLEM, objects, PROBLEM):
+        worker.begin(problem)
+    assert worker.grads(PROBLEM).dx.dtype == kept
+    with pytest.raises(Raised, match="refuses dtype object"):
+        worker.grads(objects)
+    assert worker.grads(PROBLEM).dx.dtype == kept
+
+
+def test_both_are_written_down() -> None:
+    """What may be the last that is asked: one, and the one that it was sent behind."""
+    written: list[tuple[bytes, bool]] = []
+    entry = find("tests.support.zoo:right")
+    worker = connect(entry, asked=lambda message, behind: written.append((message, behind)))
+    assert isinstance(worker, Worker)
+    try:
+        asked = [scaled(factor) for factor in (1, 2, 3)]
+        for problem in asked[:2]:
+            worker.begin(problem)
+        for problem in asked:
+            worker.grads(problem)
+    finally:
+        worker.close()
+    assert [behind for _, behind in written] == [False, True, False]
 
 
 def first_failure(worker: Worker, asked: list[ConvProblem]) -> Verdict:

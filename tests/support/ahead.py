@@ -45,10 +45,13 @@ def ask_all(
 
     def ahead(problem: ConvProblem) -> None:
         nonlocal begun, asked
-        verification.settle()
         purse.check()
         begun += 1
-        verification.verify_ahead(oracle, problem)
+        try:
+            verification.verify_ahead(oracle, problem)
+        except Late:  # of the one before
+            begun -= 1
+            raise
         asked += 1
 
     def from_the_last(problem: ConvProblem) -> None:

@@ -1,7 +1,8 @@
 """What each oracle is being asked, on disk: a run that is killed leaves its last question behind.
 
-A file holds two messages of `oracles.wire`, the oracle's name and the problem, and is locked as
-long as the run lives. The next run finds those that nobody holds.
+A file holds messages of `oracles.wire`: the oracle's name and how many problems follow, then these,
+two where one was sent behind another. It is locked as long as the run lives. The next run finds
+those that nobody holds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Asked:
     """The file of one oracle in one run; where the directory cannot be written, there is none."""
 
     def __init__(self, oracle: str, directory: Path) -> None:
-        self._head = frame({"oracle": oracle})
+        self._oracle = oracle
+        self._last = b""
         self._descriptor: int | None = None
         with contextlib.suppress(OSError):
             directory.mkdir(parents=True, exist_ok=True)
@@ -31,11 +33,14 @@ class Asked:
             self._path = Path(path)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def __call__(self, message: bytes) -> None:
-        """Write down a problem, in the form of `oracles.wire`."""
+    def __call__(self, message: bytes, behind: bool = False) -> None:
+        """Write down a problem, in the form of `oracles.wire`, perhaps `behind` the one before."""
+        messages = [self._last, message] if behind else [message]
+        self._last = message
         if self._descriptor is not None:
+            head = frame({"oracle": self._oracle, "problems": len(messages)})
             with contextlib.suppress(OSError):  # a full disk is no reason to stop
-                os.pwrite(self._descriptor, self._head + message, 0)
+                os.pwrite(self._descriptor, b"".join([head, *messages]), 0)
 
     def close(self) -> None:
         """The run has ended by itself: remove the file."""
@@ -46,8 +51,8 @@ class Asked:
 
 
 def left_behind(directory: Path) -> list[tuple[str, ConvProblem]]:
-    """The oracle and the problem of each file that its run has left; the files are removed."""
-    found = []
+    """The oracle and each problem of the files that their runs have left, which are removed."""
+    found: list[tuple[str, ConvProblem]] = []
     for path in sorted(directory.glob(f"{_PREFIX}*")):
         with contextlib.suppress(OSError), path.open("r+b") as file:
             try:
@@ -55,15 +60,16 @@ def left_behind(directory: Path) -> list[tuple[str, ConvProblem]]:
             except BlockingIOError:
                 continue  # its run goes on
             with contextlib.suppress(Malformed, KeyError, ValueError, TypeError):
-                found.append(_read(file.read()))
+                found += _read(file.read())
             path.unlink(missing_ok=True)
     return found
 
 
-def _read(content: bytes) -> tuple[str, ConvProblem]:
+def _read(content: bytes) -> list[tuple[str, ConvProblem]]:
     inbox = Inbox(limit=1 << 40)
     inbox.feed(content)
-    name, problem = inbox.message(), inbox.message()
-    if name is None or problem is None:
+    if (head := inbox.message()) is None:
         raise ValueError("the file ends too early")
-    return str(name[0]["oracle"]), decode_problem(*problem)
+    problems = (inbox.message() for _ in range(int(head[0]["problems"])))
+    oracle = str(head[0]["oracle"])
+    return [(oracle, decode_problem(*problem)) for problem in problems if problem is not None]

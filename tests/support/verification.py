@@ -204,19 +204,22 @@ class Verification:
     ) -> bool:
         """The same, but the verdict is left to `settle`, and `agreed` called if it is "agrees".
 
-        The oracle computes while the next problem is drawn. Raises Late, of the problem before, and
-        then has not asked. Returns whether it has.
+        The oracle computes while the next problem is drawn, and need not wait for it while the one
+        before is judged. Raises Late, of the problem before, and then this one counts as not asked.
+        Returns whether it was.
         """
         __tracebackhide__ = True
-        self.settle()
         if self.known(oracle.name, problem):
+            self.settle()
             self.tally.add_left_out(oracle.name)
             return False
         start = time.perf_counter()
         question = self._question(oracle, problem)
         question.begin()
         weak = is_weak(problem, question.sums)
-        self._pending = _Pending(question, time.perf_counter() - start, weak, agreed)
+        seconds = time.perf_counter() - start
+        self.settle()
+        self._pending = _Pending(question, seconds, weak, agreed)
         if weak and self._looking and not is_enough:
             reject()
         return True

@@ -101,9 +101,12 @@ def verify(
     def ask(problem: ConvProblem, is_last: bool) -> bool:
         __tracebackhide__ = True
         nonlocal begun
-        verification.settle()
-        begun = True
-        return verification.verify_class(oracle, of, problem, is_last=is_last)
+        before, begun = begun, True
+        try:
+            return verification.verify_class(oracle, of, problem, is_last=is_last)
+        except Late:  # of what was asked before
+            begun = before
+            raise
 
     def explore(count: int) -> None:
         @settings(max_examples=count, phases=[Phase.generate], verbosity=Verbosity.quiet)
