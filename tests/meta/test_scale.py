@@ -33,7 +33,7 @@ def test_what_is_compared() -> None:
     assert "| all | 2 | 900 | 5 | 180 | 1.80 | 1.80 |\n" in text
 
 
-def test_a_red_run() -> None:
+def test_a_red_run(tmp_path: Path) -> None:
     """Is no figure; its verdict is what the benchmark ends with."""
     with pytest.raises(RuntimeError, match=r"(?s)-n 0 .*Red: no answer"):
-        measure(0, (*FEW, "--oracle", "tests.support.zoo:raises"))
+        measure(0, (*FEW, "--oracle", "tests.support.zoo:raises", f"--regressions={tmp_path}"))
