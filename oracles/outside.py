@@ -26,9 +26,9 @@ from types import ModuleType
 from typing import Any
 
 from oracles.adapt import UNDECLARED, Function, suggestion
+from oracles.process import START_LIMIT, ending, environment_of
 from oracles.protocol import MEMORY_LIMIT, Domain, Oracle
 from oracles.wire import Inbox, decode_problem, encode_problem
-from oracles.worker import START_LIMIT, ending, environment_of
 from reference.problem import ConvGrads, ConvProblem
 
 GROUP = "conv_oracles"

@@ -25,8 +25,9 @@ import oracles
 from oracles import outside
 from oracles.adapt import suggestion
 from oracles.outside import distributions, version_of
+from oracles.process import ENVIRONMENT
 from oracles.protocol import Oracle
-from oracles.worker import ENVIRONMENT, TIME_LIMIT, Connection, InProcess, Worker
+from oracles.worker import TIME_LIMIT, Connection, InProcess, Worker
 from reference.problem import ConvProblem
 
 

@@ -1,6 +1,6 @@
 """The process an oracle runs in: imports the framework once, then forks the child that computes.
 
-`python -m oracles.zygote NAME FD` is started by `oracles.worker`; FD is the control socket. The
+`python -m oracles.zygote NAME FD` is started by `oracles.process`; FD is the control socket. The
 zygote itself never computes, so the framework starts no threads in it and every fork is clean. It
 answers each socket that it is sent with a child that serves problems on it, reports how children
 end, and goes when its control socket closes. When it goes, so does its child, and whatever that has

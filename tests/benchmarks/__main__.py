@@ -16,9 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from oracles.process import ENVIRONMENT
 from oracles.registry import Entry, connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
-from oracles.worker import ENVIRONMENT, Worker
+from oracles.worker import Worker
 from reference import ConvParams, ConvProblem, conv_backward
 from tests.benchmarks import harness
 from tests.benchmarks.harness import DTYPE, RANK, costs_of, draw_problems, is_asked, times
@@ -127,7 +128,7 @@ def restarted(worker: Worker) -> Callable[[ConvProblem], object]:
     """Asks after the process has been killed."""
 
     def ask(problem: ConvProblem) -> object:
-        worker.end_child()
+        worker.renew()
         return worker.grads(problem)
 
     return ask

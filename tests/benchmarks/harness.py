@@ -33,9 +33,10 @@ from hypothesis import Phase, given, settings
 
 from oracles import divergences
 from oracles.compare import expected_of, judge, reference_grads
+from oracles.process import ENVIRONMENT
 from oracles.protocol import Domain
 from oracles.registry import Entry, connect, find
-from oracles.worker import ENVIRONMENT, TIME_LIMIT, InProcess
+from oracles.worker import TIME_LIMIT, InProcess
 from reference import ConvGrads, ConvProblem
 from tests.support.reporting import Tally
 from tests.support.strategies import problems

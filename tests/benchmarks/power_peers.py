@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from oracles.process import ENVIRONMENT
 from oracles.protocol import DTYPES, Box, Domain, Oracle
-from oracles.worker import ENVIRONMENT
 from reference import ConvGrads, ConvProblem, conv_forward
 from reference.problem import Array
 from tests.benchmarks import peer_cases, peers

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from oracles.compare import Disagreement, judge
+from oracles.process import ENVIRONMENT
 from oracles.registry import connect, find
-from oracles.worker import ENVIRONMENT
 from reference import ConvProblem, conv_backward, conv_forward
 from reference.problem import Array
 from tests.benchmarks import peers

@@ -22,9 +22,10 @@ from tests.support.regressions import write_atomically
 
 COMMAND = "python -m tests.benchmarks.scale"
 ROOT = Path(__file__).resolve().parents[2]
+CI = ("--hypothesis-profile", "ci")
 FRAMEWORKS = ("--oracle", "pytorch", "--oracle", "tensorflow")
 RUNS = {
-    "all tests of verification, as `make verify` runs them": ("tests/verification",),
+    "all tests of verification, as `make verify` runs them": ("tests/verification", *CI),
     "random problems of both frameworks only": (
         "tests/verification/test_oracles.py",
         *FRAMEWORKS,

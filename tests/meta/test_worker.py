@@ -284,7 +284,7 @@ def test_another_problem_than_was_begun(start) -> None:
     worker.begin(other)
     assert np.array_equal(worker.grads(PROBLEM).db, PROBLEM.dy.sum((0, 1, 2)))
     worker.begin(other)
-    worker.end_child()
+    worker.renew()
     assert np.array_equal(worker.grads(other).db, 2 * PROBLEM.dy.sum((0, 1, 2)))
     assert worker.incidents == []
 
@@ -330,14 +330,14 @@ def test_each_gets_its_own_answer(large: Sequence[int], start) -> None:
     """
     worker = start("right")
     worker.grads(PROBLEM)
-    child = worker._child
+    child = worker._process._child
     asked = [scaled(factor, 700 if factor in large else 3) for factor in range(6)]
     worker.begin(asked[0])
     for problem, following in pairwise([*asked, None]):
         if following is not None:
             worker.begin(following)
         assert np.array_equal(worker.grads(problem).dx[..., 0], problem.dy[..., 0])
-    assert worker._child == child
+    assert worker._process._child == child
     assert worker.incidents == []
 
 
@@ -412,7 +412,7 @@ def test_a_fault_once_found_is_the_same_when_asked_again(start) -> None:
     first = first_failure(worker, asked)
     assert judge(worker, asked[1]).message == first.message
     worker.calm()
-    worker.end_child()
+    worker.renew()
     assert judge(worker, asked[1]).kind == "agrees"
 
 
@@ -421,7 +421,7 @@ def test_killed_from_outside(victim: str, start) -> None:
     """Whichever process is killed between two problems, the next is answered, and it is said."""
     worker = start("right")
     assert judge(worker, PROBLEM).kind == "agrees"
-    pids = {"child": [worker._child], "zygote": [worker._zygote.pid]}
+    pids = {"child": [worker._process._child], "zygote": [worker._process._zygote.pid]}
     for pid in pids.get(victim, pids["child"] + pids["zygote"]):
         os.kill(pid, signal.SIGSEGV)
     time.sleep(0.2)
@@ -433,11 +433,11 @@ def test_a_zygote_that_is_stopped_is_no_fault_of_the_problem(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new one is started, the problem is answered, and it is said."""
-    monkeypatch.setattr("oracles.worker.FORK_LIMIT", 0.5)
+    monkeypatch.setattr("oracles.process.FORK_LIMIT", 0.5)
     worker = start("right")
     assert judge(worker, PROBLEM).kind == "agrees"
-    os.kill(worker._zygote.pid, signal.SIGSTOP)
-    os.kill(worker._child, signal.SIGKILL)
+    os.kill(worker._process._zygote.pid, signal.SIGSTOP)
+    os.kill(worker._process._child, signal.SIGKILL)
     assert judge(worker, PROBLEM).kind == "agrees"
     assert "loses its zygote, which hangs" in [incident.words for incident in worker.incidents]
 
@@ -549,7 +549,7 @@ def test_names_that_are_none(name: str, words: str) -> None:
 
 def test_an_import_without_end(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up, once and for all."""
-    monkeypatch.setattr("oracles.worker.START_LIMIT", 1.0)
+    monkeypatch.setattr("oracles.process.START_LIMIT", 1.0)
     monkeypatch.setenv("SLOW_START", "600")
     worker = start("slow_start")
     for _ in range(2):
@@ -560,11 +560,11 @@ def test_an_import_without_end(start, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_log_does_not_fill_the_disk(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an oracle prints is thrown away when it is much."""
-    monkeypatch.setattr("oracles.worker.LOG_LIMIT", 25 << 20)
+    monkeypatch.setattr("oracles.process.LOG_LIMIT", 25 << 20)
     worker = start("chatters")
     for _ in range(12):
         assert judge(worker, PROBLEM).kind == "agrees"
-        assert os.fstat(worker._log.fileno()).st_size < 40 << 20
+        assert os.fstat(worker._process._log.fileno()).st_size < 40 << 20
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -574,7 +574,8 @@ def test_no_process_is_left_behind(how: signal.Signals) -> None:
         "import sys, time; from tests.meta.test_worker import PROBLEM, children\n"
         "from oracles.registry import connect, find\n"
         "worker = connect(find('tests.support.zoo:leaves_a_daemon')); worker.grads(PROBLEM)\n"
-        "pids = [worker._zygote.pid, worker._child, *children(worker._child)]\n"
+        "process = worker._process\n"
+        "pids = [process._zygote.pid, process._child, *children(process._child)]\n"
         "print(*pids, flush=True); time.sleep(60)\n"
     )
     process = subprocess.Popen(
@@ -597,9 +598,9 @@ def test_a_daemon_ends_with_the_child_that_started_it(start) -> None:
     """Though it is in a session of its own: not with the run only, of which there are long ones."""
     worker = start("leaves_a_daemon")
     worker.grads(PROBLEM)
-    pids = [worker._child, *children(worker._child)]
+    pids = [worker._process._child, *children(worker._process._child)]
     assert len(pids) == 2
-    worker.end_child()
+    worker.renew()
     assert not survivors(pids)
     assert judge(worker, PROBLEM).kind == "agrees"
     assert worker.incidents == []
@@ -635,16 +636,16 @@ def test_the_time_of_the_reference_is_not_the_oracles(start) -> None:
         done.append(time.monotonic())
 
     with pytest.raises(Hung):
-        worker._ask(PROBLEM, compute)
+        worker._process.ask(PROBLEM, compute)
     assert time.monotonic() - done[0] >= 0.5
 
 
 def test_an_oracle_started_early_may_take_its_time(start, monkeypatch) -> None:
     """Its first answer waits for the import, which is no hanging fork, and is said to be slow."""
-    monkeypatch.setattr("oracles.worker.FORK_LIMIT", 0.1)
+    monkeypatch.setattr("oracles.process.FORK_LIMIT", 0.1)
     monkeypatch.setenv("SLOW_START", "1")
     worker, told = start("slow_start"), []
-    worker._told = told.append
+    worker._process._told = told.append
     worker.start()
     assert judge(worker, PROBLEM).kind == "agrees"
     assert told == ["importing", ""]

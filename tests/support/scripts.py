@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from oracles.compare import Verdict, can_be_exact, exact_grads, expected_of
+from oracles.process import ENVIRONMENT
 from oracles.protocol import Domain
 from oracles.registry import Entry
-from oracles.worker import ENVIRONMENT
 from reference.problem import Array, ConvGrads, ConvProblem, array_literal
 from reference.rounding import RESULTS
 
