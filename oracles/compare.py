@@ -105,18 +105,22 @@ def judge(
     `witnesses` are the oracles that are asked too if the two differ. The verdict's problem is the
     one to blame: where something that was asked before has spoilt the oracle's memory, it is that.
     """
-    return Question(oracle, problem, witnesses).verdict()
+    return Question(oracle, problem, lambda: witnesses).verdict()
 
 
 class Question:
     """A problem that an oracle is to be judged by, as `judge` does, at once or in two steps.
 
     `begin` has the oracle compute in its own process, and the reference in this one; `verdict`
-    waits for the answer. In between the oracle must be asked nothing else.
+    waits for the answer. In between the oracle must be asked nothing but what is begun later.
+    `witnesses` gives the oracles that are asked too if the two differ.
     """
 
     def __init__(
-        self, oracle: Connection, problem: ConvProblem, witnesses: Sequence[Connection] = ()
+        self,
+        oracle: Connection,
+        problem: ConvProblem,
+        witnesses: Callable[[], Sequence[Connection]] = tuple,
     ) -> None:
         self.oracle = oracle
         self.problem = problem
@@ -163,7 +167,7 @@ class Question:
             name,
             problem,
             fault.kind,
-            lambda: _sentence(standard, fault, evidence, self._witnesses),
+            lambda: _sentence(standard, fault, evidence, self._witnesses()),
             standard.results(fault.grads),
             fault.log,
             evidence,

@@ -42,7 +42,7 @@ from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
 
-COUNT = 300
+COUNT = 1000
 ROOT = Path(__file__).resolve().parents[2]
 RANK, DTYPE = 2, "float32"
 PARTS = ("generation", "reference", "oracle", "transport", "comparison", "bookkeeping")

@@ -404,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     found["plans"] = plans(layers, 1)
     found["memory"] = [memory(layer) for layer in layers]
-    found["harness"] = harness.costs_of([e.name for e in entries() if e.installed], rounds)
+    found["harness"] = harness.costs_of([e.name for e in entries() if e.installed], max(3, rounds))
     if given.chainer:
         names, pythons = ("ours", "chainer"), {"chainer": given.chainer}
         key = f"{FIRST}, 1 round"

@@ -252,13 +252,16 @@ class Verification:
         verdict.check()
 
     def _question(self, oracle: Connection, problem: ConvProblem) -> Question:
-        """`problem`, with the other oracles for witnesses."""
-        witnesses = [
-            self.connection(name)
-            for name in self._entries
-            if name != oracle.name and not self.known(name, problem)
-        ]
-        return Question(oracle, problem, witnesses)
+        """`problem`, with the other oracles for witnesses, should there be something to see."""
+        return Question(
+            oracle,
+            problem,
+            lambda: [
+                self.connection(name)
+                for name in self._entries
+                if name != oracle.name and not self.known(name, problem)
+            ],
+        )
 
     def verify_class(
         self, oracle: Connection, of: Class, problem: ConvProblem, *, is_last: bool
