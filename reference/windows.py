@@ -93,11 +93,14 @@ def _phases_along(
 
 
 def windows_of(padded: Array, kernel: Size, params: ConvParams) -> Array:
-    """A view (N, *O, *K, A) of (N, *S, A): what each output sees of it."""
+    """A view (N, *O, *K, A) of (N, *S, A): what each output sees of it.
+
+    `padded` is C-contiguous, or all of such an array with its axes in another order. (as_strided
+    would take any, and five times as long.)
+    """
     shape, strides = _window_strides(padded.shape, padded.strides, kernel, params)
-    if padded.flags.c_contiguous:  # then without as_strided, which takes five times as long
-        return np.ndarray(shape, padded.dtype, padded, 0, strides)
-    return np.lib.stride_tricks.as_strided(padded, shape, strides)
+    memory = padded if padded.flags.c_contiguous else padded.base
+    return np.ndarray(shape, padded.dtype, memory, 0, strides)
 
 
 @lru_cache(maxsize=4096)

@@ -13,7 +13,7 @@ from oracles.registry import find
 from reference import ConvParams
 from tests.benchmarks import harness, speed, speed_rivals
 from tests.benchmarks.harness import Cost
-from tests.benchmarks.speed import TINY, flatness, ratio, rival, summary, times
+from tests.benchmarks.speed import TINY, flatness, medians, ratio, rival, summary, times
 from tests.support.layers import Layer, layer_of, real_layers
 
 
@@ -74,6 +74,12 @@ def test_ratios() -> None:
     assert ratio({"ours": 1.0, "pytorch": "refused"}, "pytorch") is None
     assert summary([0.5, 2.0, 1.0]) == ["1.00", "0.50", "2.00", "3"]
     assert summary([]) == ["-", "-", "-", "0"]
+
+
+def test_medians() -> None:
+    """Over several processes, of each rival; what one refuses is kept."""
+    found = [{"ours": 1.0, "x": "no"}, {"ours": 9.0, "x": "no"}, {"ours": 2.0, "x": "no"}]
+    assert medians(found) == {"ours": 2.0, "x": "no"}
 
 
 def test_flatness() -> None:
