@@ -32,7 +32,10 @@ def main() -> None:
     """Print a table of parts by oracle, then single figures."""
     os.environ.update(ENVIRONMENT)  # of workers: one thread
     installed = [entry for entry in entries() if entry.installed]
-    print(f"{harness.COUNT} random {RANK}-D {DTYPE} problems per oracle; ms a problem, mean\n")
+    print(
+        f"{harness.COUNT} random {RANK}-D {DTYPE} problems per oracle; ms a problem, mean, "
+        f"median of {ROUNDS} rounds\n"
+    )
     print("".join(harness.row(harness.HEADS)))
     for name, cost in costs_of([entry.name for entry in installed], ROUNDS).items():
         print("".join(harness.row(harness.cells(name, cost))))

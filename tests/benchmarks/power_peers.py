@@ -31,6 +31,7 @@ from reference.problem import Array
 from tests.benchmarks import peer_cases, peers
 from tests.benchmarks.peer_cases import Case
 from tests.support.mutants import ALLOWED, MUTANTS
+from tests.support.regressions import write_atomically
 
 COMMAND = "python -m tests.benchmarks.power_peers"
 LIMIT = 20.0  # seconds of computing that a judge may take for one mutant, if no others are given
@@ -463,13 +464,6 @@ def text_of(found: Mapping[str, Any]) -> str:
     return f'{head},\n "mutants": {{\n' + ",\n".join(rows) + "\n }\n}\n"
 
 
-def write(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text)
-    new.replace(path)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ask the judges that are installed about the mutants, and keep what they say."""
     parser = argparse.ArgumentParser(prog=COMMAND, description="who catches which mutant")
@@ -489,7 +483,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         of_judge, cells = judged(judge, given.mutant or NAMES, given.limit)
         if given.write is not None:
-            write(given.write, text_of(with_judge(given.write, name, of_judge, cells)))
+            write_atomically(given.write, text_of(with_judge(given.write, name, of_judge, cells)))
 
 
 def with_judge(

@@ -16,8 +16,9 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.benchmarks.power_peers import COMMAND as PEERS_COMMAND
-from tests.benchmarks.power_peers import DEAR, JUDGES, LIMIT, VAIN, write
+from tests.benchmarks.power_peers import DEAR, JUDGES, LIMIT, VAIN
 from tests.support.mutants import ALLOWED, MUTANTS
+from tests.support.regressions import write_atomically
 
 COMMAND = "python -m tests.benchmarks.power_report"
 OURS_COMMAND = "python -m tests.benchmarks.power"
@@ -246,8 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     ours = json.loads(given.ours.read_text())["mutants"] if given.ours.exists() else {}
     report = Report(json.loads(given.peers.read_text()), ours, [*MUTANTS], [*ALLOWED])
-    write(given.to / "power.md", report.markdown())
-    write(given.to / "power.svg", svg(report.bars(), len(report.names)))
+    write_atomically(given.to / "power.md", report.markdown())
+    write_atomically(given.to / "power.svg", svg(report.bars(), len(report.names)))
 
 
 _LEGEND = """\

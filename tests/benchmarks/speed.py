@@ -30,8 +30,8 @@ from oracles.registry import entries
 from reference import ConvParams, conv_backward
 from reference.plans import PLANS, choose
 from tests.benchmarks import harness
-from tests.benchmarks.power_peers import write
 from tests.support.layers import Layer, real_layers
+from tests.support.regressions import write_atomically
 
 COMMAND = "python -m tests.benchmarks.speed"
 ROOT = Path(__file__).resolve().parents[2]
@@ -419,9 +419,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         key = f"{FIRST}, 1 round"
         found["main"][key] = against(names, layers, "float32", 1, 1, pythons)
     text = report(found, layers)
-    write(given.to / "speed.md", text)
-    write(given.to / "speed.svg", svg(found))
-    write(given.to / "harness.svg", harness.svg(found["harness"]))
+    write_atomically(given.to / "speed.md", text)
+    write_atomically(given.to / "speed.svg", svg(found))
+    write_atomically(given.to / "harness.svg", harness.svg(found["harness"]))
     print(text)
 
 

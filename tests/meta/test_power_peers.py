@@ -30,9 +30,9 @@ from tests.benchmarks.power_peers import (
     is_right,
     text_of,
     with_judge,
-    write,
 )
 from tests.benchmarks.power_report import OURS, UNION, Report, svg
+from tests.support.regressions import write_atomically
 
 BY_HAND = JUDGES["by hand"]
 SOURCES: dict[str, Callable[[], Iterator[Case]]] = {
@@ -176,10 +176,10 @@ def found(**cells: Cell) -> dict[str, Any]:
 def test_the_file(tmp_path: Path) -> None:
     """A line for each mutant and judge, in order; nothing else is left in the directory."""
     path = tmp_path / "power.json"
-    write(path, text_of(found(b={"caught": True})))
+    write_atomically(path, text_of(found(b={"caught": True})))
     of_judge = found()["judges"]["by hand"]
     text = text_of(with_judge(path, "by hand", of_judge, {"a": {"caught": False, "asked": 9}}))
-    write(path, text)
+    write_atomically(path, text)
     assert [*tmp_path.iterdir()] == [path]
     assert json.loads(text)["mutants"]["a"]["by hand"]["asked"] == 9
     lines = [line for line in text.splitlines() if '"caught"' in line]

@@ -91,6 +91,12 @@ def test_flatness() -> None:
     assert flatness({what: even}) == pytest.approx(5)
 
 
+def test_a_problem_that_costs_nothing() -> None:
+    """Of an oracle that cannot be timed there is no figure, but what its process said."""
+    with pytest.raises(RuntimeError, match=r"(?s)harness nobody 1000.*nobody"):
+        harness.costs_of(["nobody"], 1)
+
+
 def test_the_command_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,5 +123,7 @@ def test_what_a_problem_costs() -> None:
     line = ["x", "1.00", "2.00", "3.00", "4.00", "5.00", "6.00", "20.00", "6.00", "2.00", "167"]
     assert harness.cells("x", cost) == line
     assert len(line) == len(harness.HEADS)
+    half = Cost(tuple(part / 2 for part in cost.parts), 0.01, 0.003)
+    assert harness.median([cost, half, cost]) == cost
     bars = ElementTree.fromstring(harness.svg({"x": cost})).iter("{http://www.w3.org/2000/svg}rect")
     assert sum(float(bar.get("width", "0").rstrip("%")) > 12 for bar in bars) == 8
