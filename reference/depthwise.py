@@ -18,6 +18,7 @@ from reference.windows import (
     Cells,
     Kept,
     blocks_of,
+    channels_last,
     pad,
     phases_of,
     taps_reversed,
@@ -27,6 +28,8 @@ from reference.windows import (
 _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
 _LANES = 4096  # that are summed together: three rows of them fit in a cache
 _PART = 1 << 21  # multiply-adds of a part
+_COPIED = range(128, 8192 // 3)  # lanes that NumPy's iterator copies, unless asked tap by tap
+_ASKED = 1 << 14  # multiply-adds that are worth asking once more
 
 
 def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
@@ -54,24 +57,51 @@ def forward(x: Array, w: Array, params: ConvParams) -> Array:
 
 
 def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, Array]:
-    """dX and dW; for each filter of a channel, dW = sum over outputs of the windows * dy."""
-    channels = x.shape[-1]
+    """dX and dW, filter by filter of every channel."""
+    channels, is_strided = x.shape[-1], max(params.stride) > 1
     filters = _by_filter(w[..., 0, :], channels)
+    grads = _by_phases if is_strided else _at_once
     dx, kept = np.empty(x.shape, x.dtype), Kept()
 
     def part(images: Cells) -> Array:
-        padded, dx_part = pad(x[images], params.padding, kept.x), dx[images]
+        dx_part = dx[images]
+        seen = pad(x[images], params.padding, kept.x) if is_strided else x[images]
         dw = np.empty(filters.shape, w.dtype)
         for m, dy_m in enumerate(_by_filter(dy[images], channels)):
-            dw[m] = _dw(padded, w.shape[:-2], dy_m, params)
             dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
-            _dx(filters[m], dy_m, dx_m, params, kept.dy)
+            dw[m] = grads(seen, filters[m], dy_m, dx_m, params, kept.dy)
             if m:
                 dx_part += dx_m
         return dw
 
     dw = total(in_order(part, _images(dy, w), are_worth_it(multiply_adds(dy, w))))
-    return dx, np.moveaxis(dw, 0, -1).reshape(w.shape)
+    return dx, channels_last(dw, 0).reshape(w.shape)
+
+
+def _at_once(
+    x: Array, w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]
+) -> Array:
+    """`dx` and, returned, dW, for w (*K, C) of stride 1, both from the windows of padded dy.
+
+    dX = sum over taps of the windows * the reversed w; the reversed dW = sum over inputs of the
+    windows * x.
+    """
+    [phase] = phases_of(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params)
+    padded = pad(dy, phase.padding, kept)
+    _sum_windows(padded, taps_reversed(w, params.rank), dx, phase.params)
+    return taps_reversed(_sum_products(padded, w.shape[:-1], x, phase.params), params.rank)
+
+
+def _by_phases(
+    padded: Array, w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]
+) -> Array:
+    """`dx`, phase by phase as above, and, returned, dW, from the windows of padded x."""
+    dx[...] = 0  # where no tap reads it
+    for phase in phases_of(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params):
+        w_phase = taps_reversed(w[phase.taps], params.rank)
+        padded_dy = pad(dy, phase.padding, kept)
+        _sum_windows(padded_dy, w_phase, dx[phase.inputs], phase.params)
+    return _sum_products(padded, w.shape[:-1], dy, params)
 
 
 def _images(y: Array, w: Array) -> tuple[Cells, ...]:
@@ -82,7 +112,7 @@ def _images(y: Array, w: Array) -> tuple[Cells, ...]:
 def _by_filter(array: Array, channels: int) -> Array:
     """(*M, F) as (F / C, *M, C), C-contiguous: filter by filter of every channel."""
     array = array.reshape(*array.shape[:-1], channels, array.shape[-1] // channels)
-    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    return np.ascontiguousarray(array.transpose(array.ndim - 1, *range(array.ndim - 1)))
 
 
 def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> None:
@@ -96,23 +126,28 @@ def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> Non
         out[...] = np.einsum(*arguments).reshape(out.shape)
 
 
-def _dw(padded: Array, kernel: Size, dy: Array, params: ConvParams) -> Array:
-    """dW (*K, C) = sum over outputs of the windows of `padded` * dy (N, *O, C)."""
+def _sum_products(padded: Array, kernel: Size, other: Array, params: ConvParams) -> Array:
+    """(*K, C): sums over (N, *O) of the windows of `padded` * `other` (N, *O, C).
+
+    Taps that are not one run of memory are asked for one by one along the last axis, because the
+    buffer of NumPy's iterator holds three of them, and to fill it takes as long as to add up.
+    """
     windows, side = _lanes(padded, kernel, params)
     places, taps, lane = _axes(params.rank)
-    dy_lanes = dy.reshape(*windows.shape[: len(places)], -1)
-    sums = np.einsum(windows, places + taps + lane, dy_lanes, places + lane, taps + lane)
+    other = other.reshape(*windows.shape[: len(places)], -1)
+    if side > 1 and _are_copied(other.size, kernel, windows.shape[-1]):
+        sums = np.empty((*kernel, windows.shape[-1]), other.dtype)
+        for tap in range(kernel[-1]):
+            arguments = (windows[..., tap, :], places + taps[:-1] + lane, other, places + lane)
+            np.einsum(*arguments, taps[:-1] + lane, out=sums[..., tap, :])
+    else:
+        sums = np.einsum(windows, places + taps + lane, other, places + lane, taps + lane)
     return np.asarray(sums.reshape(*kernel, side, -1).sum(axis=-2) if side > 1 else sums)
 
 
-def _dx(w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]) -> None:
-    """`dx` (N, *S, C) = sum over taps of the windows of dy * the reversed w (*K, C), by phases."""
-    if max(params.stride) > 1:
-        dx[...] = 0  # where no tap reads it
-    for phase in phases_of(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params):
-        w_phase = taps_reversed(w[phase.taps], params.rank)
-        padded = pad(dy, phase.padding, kept)
-        _sum_windows(padded, w_phase, dx[phase.inputs], phase.params)
+def _are_copied(outputs: int, kernel: Size, lanes: int) -> bool:
+    others = math.prod(kernel[:-1])
+    return min(others, kernel[-1]) > 1 and lanes in _COPIED and outputs * others >= _ASKED
 
 
 def _lanes(padded: Array, kernel: Size, params: ConvParams) -> tuple[Array, int]:

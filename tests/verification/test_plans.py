@@ -163,9 +163,17 @@ def test_points_in_blocks(
 
 
 @each_rank
-def test_channels_by_themselves(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Depthwise sums over an axis of many channels are those over several outputs of few."""
-    monkeypatch.setattr(depthwise, "_LANES", 0)
+@pytest.mark.parametrize(
+    "limits",
+    [{"_LANES": 0}, {"_COPIED": range(10**9), "_ASKED": 0}],
+    ids=["channels by themselves", "taps one by one"],
+)
+def test_ways_to_sum_channel_by_channel(
+    rank: int, limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Depthwise sums are the same over one output or several, of one tap or all together."""
+    for name, value in limits.items():
+        monkeypatch.setattr(depthwise, name, value)
 
     @settings(max_examples=25)
     @given(problems(Domain(BOXES["depthwise"]), rank, "float32"))
