@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from reference import depthwise, threads
+from reference import depthwise, groups, threads
 from reference.problem import Array, ConvParams, Size, output_size
 from reference.products import as_rows, contract, is_narrow, multiply, multiply_adds, total
 from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
     Cells,
+    Phase,
     blocks_of,
     channels_last,
     pad,
@@ -39,37 +40,44 @@ _FEW = 16  # channels that a matrix product is too large a tool for
 _SPARSE = 4  # times as large as the input
 _SLIGHT = 2048  # multiply-adds a row up to which that is faster than two threads
 _HEAVY = 2  # times as large as x
+_PADDED = ("w", "dw")  # that meet the padding
 
 
 class Plan(NamedTuple):
     """One way to compute.
 
-    `fits` says for which shapes of x and w and which params. Where a plan `stores_padding`, an Inf
-    or NaN in w or in its dW may have met a zero of the padding, and the result is not to be used.
+    `fits` says for which shapes of x and w and which params. An Inf or NaN in one of its `suspects`
+    (of "w", "y", "dx", "dw") may have met a zero of the padding, or of another group's filters, and
+    the result is not to be used.
     """
 
     fits: Callable[[Size, Size, ConvParams], bool]
     forward: Callable[[Array, Array, ConvParams], Array]
     backward: Callable[[Array, Array, Array, ConvParams], Grads]
-    stores_padding: bool
+    suspects: tuple[str, ...]
 
 
 @lru_cache(maxsize=4096)
 def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
     """The name of the plan that is fastest, for x (N, *S, C), w (*K, C/groups, F)."""
     fitting = [name for name, plan in PLANS.items() if plan.fits(x_shape, w_shape, params)]
-    channels, filters = x_shape[-1], w_shape[-1]
+    channels, filters, kernel = x_shape[-1], w_shape[-1], w_shape[:-2]
     if "point" in fitting:
         return "point"
     if _is_sparse(x_shape, params):
         return "taps"
     if "depthwise" in fitting and depthwise.is_fast(x_shape, w_shape, params):
         return "depthwise"
+    if "groups" in fitting:
+        return "groups" if groups.is_fast(x_shape, w_shape, params) else "taps"
+    is_strided = max(params.stride) > 1
+    overlap = math.prod(kernel) >= 2 * math.prod(map(min, kernel, params.stride))
     if "x columns" in fitting and channels <= _NARROW:
-        is_strided = "dy columns" not in fitting
-        if 4 * channels <= filters or (is_strided and channels <= _FEW):
+        few = (_FEW // 2 if overlap else _FEW) if is_strided else 0
+        if channels <= max(few, filters // 4):
             return "x columns"
-    if "dy columns" in fitting and min(channels, filters) <= _NARROW:
+    narrow = _NARROW // 2 if is_strided else _NARROW
+    if "dy columns" in fitting and overlap and min(channels, filters) <= narrow:
         return "dy columns"
     return "taps"
 
@@ -90,12 +98,12 @@ def _is_dense(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     return params.groups == 1 and _has_elements(x_shape, w_shape)
 
 
-def _is_dense_of_stride_1(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
-    return max(params.stride) == 1 and _is_dense(x_shape, w_shape, params)
-
-
 def _is_depthwise(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     return w_shape[-2] == 1 and params.groups > 1 and _has_elements(x_shape, w_shape)
+
+
+def _is_grouped(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
+    return params.groups > 1 and _has_elements(x_shape, w_shape)
 
 
 def _has_elements(x_shape: Size, w_shape: Size) -> bool:
@@ -222,16 +230,27 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
 
 
 def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+    """Phase by phase: there dX is itself a convolution, of dy with the reversed kernel."""
+    phases = phases_of(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
+    if max(params.stride) == 1:
+        return _phase_backward(x, w, dy, *phases)
+    dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
+    for phase in phases:
+        x_phase = np.ascontiguousarray(x[phase.inputs])
+        grads = _phase_backward(x_phase, w[phase.taps], dy, phase)
+        dx[phase.inputs], dw[phase.taps] = grads
+    return dx, dw
+
+
+def _phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
     """Per block of inputs, with the outputs that each feeds as a row: dX = columns @ w^T.
 
-    dX is itself a convolution, of dy with the reversed kernel, where the stride is 1; dW is
-    x^T @ columns. Where w is much larger than x, it is made tap by tap: to put it in order
+    dW is x^T @ columns. Where w is much larger than x, it is made tap by tap: to put it in order
     afterwards would take longer.
     """
-    kernel, rank = w.shape[:-2], params.rank
+    kernel, rank = w.shape[:-2], phase.params.rank
     by_tap = w.size > _HEAVY * x.size
-    [phase] = phases_of(x.shape[1:-1], kernel, dy.shape[1:-1], params)
-    windows = windows_of(pad(dy, phase.padding), kernel, params)
+    windows = windows_of(pad(dy, phase.padding), kernel, phase.params)
     w_rows = as_rows(np.ascontiguousarray(taps_reversed(w, rank).swapaxes(-1, -2)))
     dx = np.empty(x.shape, x.dtype)
 
@@ -253,16 +272,26 @@ def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> G
     return dx, np.ascontiguousarray(dw)
 
 
+def _dense_forward(x: Array, w: Array, params: ConvParams) -> Array:
+    return PLANS[choose(x.shape, w.shape, params)].forward(x, w, params)
+
+
+def _dense_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+    return PLANS[choose(x.shape, w.shape, params)].backward(x, w, dy, params)
+
+
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        "point": Plan(_is_point, _point_forward, _point_backward, stores_padding=False),
-        "depthwise": Plan(
-            _is_depthwise, depthwise.forward, depthwise.backward, stores_padding=True
+        "point": Plan(_is_point, _point_forward, _point_backward, suspects=()),
+        "depthwise": Plan(_is_depthwise, depthwise.forward, depthwise.backward, suspects=_PADDED),
+        "groups": Plan(
+            _is_grouped,
+            partial(groups.forward, dense=_dense_forward),
+            partial(groups.backward, dense=_dense_backward),
+            suspects=("y", "dx", "dw"),
         ),
-        "x columns": Plan(_is_dense, _columns_forward, _x_columns_backward, stores_padding=True),
-        "dy columns": Plan(
-            _is_dense_of_stride_1, _columns_forward, _dy_columns_backward, stores_padding=True
-        ),
-        "taps": Plan(lambda *_: True, _taps_forward, _taps_backward, stores_padding=False),
+        "x columns": Plan(_is_dense, _columns_forward, _x_columns_backward, suspects=_PADDED),
+        "dy columns": Plan(_is_dense, _columns_forward, _dy_columns_backward, suspects=_PADDED),
+        "taps": Plan(lambda *_: True, _taps_forward, _taps_backward, suspects=()),
     }
 )

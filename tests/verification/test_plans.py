@@ -24,6 +24,7 @@ from reference import (
     conv_backward,
     conv_forward,
     depthwise,
+    groups,
     naive_conv_backward,
     naive_conv_forward,
     plans,
@@ -42,7 +43,8 @@ BOXES = {  # what each plan takes
     "point": Box(RANKS, ANY_DTYPE, ("one",), "one", padding="zero", empty_batch=False),
     "depthwise": Box(RANKS, ANY_DTYPE, ("depthwise",), empty_batch=False),
     "x columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
-    "dy columns": Box(RANKS, ANY_DTYPE, ("one",), "one", empty_batch=False),
+    "dy columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
+    "groups": Box(RANKS, ANY_DTYPE, ("some", "depthwise"), empty_batch=False),
     "taps": Box(RANKS, ANY_DTYPE),
 }
 LIMIT = 2048  # elements of x and of w: the definition is slow
@@ -184,6 +186,49 @@ def test_ways_to_sum_channel_by_channel(
 
 
 @each_rank
+@pytest.mark.parametrize("wide", [1, 4, 6, 10**6])
+def test_groups_together(rank: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One group at a time, several, some left over at the end, or all."""
+    monkeypatch.setattr(groups, "_WIDE", wide)
+    groups._parts.cache_clear()
+
+    @settings(max_examples=25)
+    @given(problems(Domain(BOXES["groups"]), rank, "float32"))
+    def agrees(problem: ConvProblem) -> None:
+        check("groups", problem)
+
+    agrees()
+    groups._parts.cache_clear()
+
+
+def test_groups_are_parted() -> None:
+    """Seven of three channels and filters, as many as 16 channels have room for."""
+    parts = groups._parts(7, 3, 2)
+    assert [part.groups for part in parts] == [slice(0, 5), slice(5, 7)]
+    assert [part.channels for part in parts] == [slice(0, 15), slice(15, 21)]
+    assert [part.filters for part in parts] == [slice(0, 10), slice(10, 14)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "plan"),
+    [
+        ("float16", "groups"),
+        ("float32", "groups"),
+        ("float64", "groups"),
+        ("longdouble", "taps"),
+        ("int16", "taps"),
+        ("int64", "taps"),
+        ("object", "taps"),
+    ],
+)
+def test_groups_are_joined_for_blas_alone(dtype: str, plan: str) -> None:
+    """Where NumPy multiplies by itself, it takes its time over zeros too."""
+    p = PROBLEMS["groups"](dtype)
+    assert choose(p.x.shape, p.w.shape, p.params) == "groups"
+    assert conv._plan(None, p.x, p.w, p.params) is PLANS[plan]
+
+
+@each_rank
 @pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
 def test_every_plan_keeps_special_values_where_they_belong(plan: str, rank: int) -> None:
     """NaN and Inf reach what the definition says, and none comes out of padding that is stored."""
@@ -248,7 +293,10 @@ PROBLEMS = {
         integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1))
     ),
     "dy columns": partial(
-        integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 1), ((1, 0), (0, 2)), (2, 1))
+        integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1))
+    ),
+    "groups": partial(
+        integers_of, (2, 6, 5, 9), (3, 2, 3, 6), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1), 3)
     ),
     "taps": partial(
         integers_of, (2, 6, 5, 4), (3, 2, 2, 6), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1), 2)
@@ -269,11 +317,11 @@ def test_every_plan_is_of_use() -> None:
     assert chosen == set(PLANS)
 
 
-@pytest.mark.parametrize("plan", ["point", "depthwise", "dy columns", "fastest"])
+@pytest.mark.parametrize("plan", ["point", "depthwise", "groups", "fastest"])
 def test_a_plan_that_does_not_fit_is_refused(plan: str) -> None:
     """The error names those that do."""
     p = PROBLEMS["x columns"](np.float32)
-    allowed = re.escape("'x columns', 'taps'")
+    allowed = re.escape("'x columns', 'dy columns', 'taps'")
     with pytest.raises(ValueError, match=f"plan={plan!r}: .*{allowed}"):
         conv_backward(p.x, p.w, p.dy, p.params, plan=plan)
     with pytest.raises(ValueError, match=f"plan={plan!r}: .*{allowed}"):

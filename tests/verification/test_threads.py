@@ -113,18 +113,22 @@ def test_errors_of_floating_point_are_the_askers(monkeypatch: pytest.MonkeyPatch
 
 
 SAME = ((1, 1), (1, 1))
-SHARED = [
-    Layer("depthwise", (9, 24, 23, 40), (3, 3, 1, 80), ConvParams((1, 1), SAME, groups=40)),
-    Layer("strided", (9, 24, 23, 40), (3, 3, 1, 40), ConvParams((2, 3), SAME, groups=40)),
-    Layer("narrow", (4, 90, 90, 16), (3, 3, 16, 16), ConvParams(padding=SAME)),
+ALL, SOME = 1, 2 * 10**6
+SHARED = [  # and from how many multiply-adds: of a layer, and of a part of one that is several
+    (Layer("depthwise", (9, 24, 23, 40), (3, 3, 1, 80), ConvParams((1, 1), SAME, groups=40)), ALL),
+    (Layer("strided", (9, 24, 23, 40), (3, 3, 1, 40), ConvParams((2, 3), SAME, groups=40)), ALL),
+    (Layer("narrow", (4, 90, 90, 16), (3, 3, 16, 16), ConvParams(padding=SAME)), ALL),
+    (Layer("groups", (4, 24, 23, 40), (3, 3, 5, 48), ConvParams(padding=SAME, groups=8)), SOME),
 ]
 
 
-@pytest.mark.parametrize("layer", SHARED, ids=str)
-def test_bits_do_not_depend_on_threads(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("layer", "least"), SHARED, ids=str)
+def test_bits_do_not_depend_on_threads(
+    layer: Layer, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real numbers, of which another order of sums would be seen."""
     monkeypatch.setattr(depthwise, "_PART", 1)
-    monkeypatch.setattr(threads, "_SHARED", 1)
+    monkeypatch.setattr(threads, "_SHARED", least)
     random = np.random.default_rng(0)
     shapes = (layer.x, layer.w, layer.dy)
     x, w, dy = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
