@@ -34,7 +34,7 @@ class _Part(NamedTuple):
 def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     """Whether it beats a product per tap and group, for which much is asked of NumPy."""
     kernel, channels, filters = w_shape[:-2], w_shape[-2], w_shape[-1] // params.groups
-    if max(channels, filters) > _NARROW:
+    if min(channels, filters) > _NARROW:
         return False
     parts = len(_parts(params.groups, channels, filters))
     taps, phases = math.prod(kernel), math.prod(map(min, kernel, params.stride))
