@@ -70,16 +70,15 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
         return "depthwise"
     if "groups" in fitting:
         return "groups" if groups.is_fast(x_shape, w_shape, params) else "taps"
+    if "x columns" not in fitting:  # nothing to compute
+        return "taps"
     is_strided = max(params.stride) > 1
-    overlap = math.prod(kernel) >= 2 * math.prod(map(min, kernel, params.stride))
-    if "x columns" in fitting and channels <= _NARROW:
-        few = (_FEW // 2 if overlap else _FEW) if is_strided else 0
-        if channels <= max(few, filters // 4):
-            return "x columns"
+    is_shared = math.prod(kernel) >= 2 * math.prod(map(min, kernel, params.stride))  # each input
+    few = (_FEW // 2 if is_shared else _FEW) if is_strided else 0
+    if channels <= min(_NARROW, max(few, filters // 4)):
+        return "x columns"
     narrow = _NARROW // 2 if is_strided else _NARROW
-    if "dy columns" in fitting and overlap and min(channels, filters) <= narrow:
-        return "dy columns"
-    return "taps"
+    return "dy columns" if is_shared and min(channels, filters) <= narrow else "taps"
 
 
 def _is_sparse(x_shape: Size, params: ConvParams) -> bool:

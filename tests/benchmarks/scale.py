@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CI = ("--hypothesis-profile", "ci")
 FRAMEWORKS = ("--oracle", "pytorch", "--oracle", "tensorflow")
 RUNS = {
-    "all tests of verification, as `make verify` runs them": ("tests/verification", *CI),
+    "all of verification, both frameworks": ("tests/verification", *FRAMEWORKS, *CI),
     "random problems of both frameworks only": (
         "tests/verification/test_oracles.py",
         *FRAMEWORKS,
