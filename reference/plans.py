@@ -73,7 +73,8 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
     if "x columns" not in fitting:  # nothing to compute
         return "taps"
     is_strided = max(params.stride) > 1
-    is_shared = math.prod(kernel) >= 2 * math.prod(map(min, kernel, params.stride))  # outputs, their inputs
+    phases = math.prod(map(min, kernel, params.stride))
+    is_shared = math.prod(kernel) >= 2 * phases  # an input, by two taps on average
     few = (_FEW // 2 if is_shared else _FEW) if is_strided else 0
     if channels <= min(_NARROW, max(few, filters // 4)):
         return "x columns"
