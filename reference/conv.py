@@ -5,9 +5,9 @@ summed in float32 and rounded once, at the end.
 
 A tap in the padding is absent, not a product with zero: an Inf or NaN in w or dy makes no NaN
 there. Everything else is IEEE 754: inside the input 0 * Inf is NaN, and a NaN or Inf reaches the
-elements that a product with it belongs to, and no others. Plans that store zeros for the padding
-are right as long as nothing that meets them is Inf or NaN; where it is, "taps" is asked, which
-clips its slices to the input.
+elements that a product with it belongs to, and no others. Plans that store zeros, for the padding
+or between groups, are right as long as nothing that meets them is Inf or NaN; where it may be,
+"taps" is asked, which clips its slices to the input and knows one group at a time.
 
 NumPy's floating-point warnings are off: BLAS kernels compute on registers that hold more than the
 arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067).
