@@ -446,8 +446,8 @@ register of AVX-512 holds 16 numbers of float32, so that 12 channels leave a qua
 columns of few channels are copied in short pieces. Small ones take some 50 microseconds of calls of
 Python. Depthwise layers have no product: `np.einsum` reads and writes every sum once a tap, where
 PyTorch's kernels for channels_last keep it in a register. Narrow groups are multiplied 16 channels
-at a time, zeros between them included, and copied in and out in short pieces. Points of few channels
-are bound by memory: x is read and dX written once.
+at a time, zeros between them included, and copied in and out in short pieces. Points of few
+channels are bound by memory: x is read and dX written once.
 
 BLAS has its threads for large products only, and small ones are the fastest where channels are few.
 Depthwise layers and columns of few channels are therefore computed in parts, side by side, in as
