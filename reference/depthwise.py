@@ -20,6 +20,7 @@ from reference.windows import (
     blocks_of,
     channels_last,
     pad,
+    phase_count,
     phases_of,
     taps_reversed,
     windows_of,
@@ -35,7 +36,7 @@ _ASKED = 1 << 14  # multiply-adds that are worth asking once more
 def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     """Whether np.einsum, once for each phase and filter of a channel, beats a product per tap."""
     kernel, filters = w_shape[:-2], w_shape[-1] // x_shape[-1]
-    phases = math.prod(map(min, params.stride, kernel))
+    phases = phase_count(kernel, params.stride)
     return math.prod(x_shape) * math.prod(kernel) >= _EINSUM * (phases * filters) ** 2
 
 

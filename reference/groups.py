@@ -17,6 +17,7 @@ import numpy as np
 from reference.problem import Array, ConvParams, Size, output_size
 from reference.products import multiply_adds
 from reference.threads import are_worth_it, for_each
+from reference.windows import phase_count
 
 _WIDE = 16  # channels or filters that a product takes as long for as for less
 _NARROW = 64  # channels or filters of a group that are not better left to a product per tap
@@ -37,7 +38,7 @@ def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     if min(channels, filters) > _NARROW:
         return False
     parts = len(_parts(params.groups, channels, filters))
-    taps, phases = math.prod(kernel), math.prod(map(min, kernel, params.stride))
+    taps, phases = math.prod(kernel), phase_count(kernel, params.stride)
     outputs = x_shape[0] * math.prod(output_size(x_shape[1:-1], kernel, params))
     each = outputs * taps * params.groups // (parts * phases)
     return parts == 1 or (taps >= 2 * phases and each >= _EACH)

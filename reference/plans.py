@@ -25,6 +25,7 @@ from reference.windows import (
     blocks_of,
     channels_last,
     pad,
+    phase_count,
     phases_of,
     taps_of,
     taps_reversed,
@@ -73,8 +74,8 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
     if "x columns" not in fitting:  # nothing to compute
         return "taps"
     is_strided = max(params.stride) > 1
-    phases = math.prod(map(min, kernel, params.stride))
-    is_shared = math.prod(kernel) >= 2 * phases  # an input, by two taps on average
+    # an input, by two taps of its phase on average
+    is_shared = math.prod(kernel) >= 2 * phase_count(kernel, params.stride)
     few = (_FEW // 2 if is_shared else _FEW) if is_strided else 0
     if channels <= min(_NARROW, max(few, filters // 4)):
         return "x columns"

@@ -74,6 +74,11 @@ def phases_of(spatial: Size, kernel: Size, out: Size, params: ConvParams) -> tup
     )
 
 
+def phase_count(kernel: Size, stride: Size) -> int:
+    """How many there are, of inputs that are not very small."""
+    return math.prod(map(min, kernel, stride))
+
+
 def _phases_along(
     size: int, taps: int, outputs: int, stride: int, dilation: int, lo: int
 ) -> Iterator[tuple[slice, slice, tuple[int, int], int]]:
