@@ -31,6 +31,8 @@ _LANES = 4096  # that are summed together: three rows of them fit in a cache
 _PART = 1 << 21  # multiply-adds of a part
 _COPIED = range(128, 8192 // 3)  # lanes that NumPy's iterator copies, unless asked tap by tap
 _ASKED = 1 << 14  # multiply-adds that are worth asking once more
+_FEW = 32  # lanes that are added to what has just been stored, unless asked tap by tap
+_MANY = 128  # outputs that are worth asking for then
 
 
 def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
@@ -117,10 +119,23 @@ def _by_filter(array: Array, channels: int) -> Array:
 
 
 def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> None:
-    """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C)."""
+    """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C).
+
+    Few lanes are asked for tap by tap along the last axis: tap after tap of an output would have
+    to wait for the sum before.
+    """
     windows, side = _lanes(padded, w.shape[:-1], params)
     places, taps, lane = _axes(params.rank)
-    arguments = (windows, places + taps + lane, _repeated(w, side), taps + lane, places + lane)
+    w = _repeated(w, side)
+    if windows.shape[-1] <= _FEW and out.size >= _MANY * windows.shape[-1]:
+        axes = places + taps[:-1] + lane, taps[:-1] + lane, places + lane
+        each = (
+            np.einsum(windows[..., tap, :], axes[0], w[..., tap, :], *axes[1:])
+            for tap in range(w.shape[-2])
+        )
+        out[...] = total(each).reshape(out.shape)
+        return
+    arguments = (windows, places + taps + lane, w, taps + lane, places + lane)
     if out.flags.c_contiguous:
         np.einsum(*arguments, out=out.reshape(*windows.shape[: len(places)], -1))
     else:

@@ -24,9 +24,11 @@ from reference.windows import (
     Phase,
     blocks_of,
     channels_last,
+    columns_of,
     pad,
     phase_count,
     phases_of,
+    runs_of,
     taps_of,
     taps_reversed,
     unpad,
@@ -194,13 +196,12 @@ def _from_groups(products: Array, shape: Size) -> Array:
 
 def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """One product per block of outputs: their windows, a row each, with w."""
-    windows = windows_of(pad(x, params.padding), w.shape[:-2], params)
-    y = np.empty((*windows.shape[: x.ndim - 1], w.shape[-1]), x.dtype)
+    runs = runs_of(pad(x, params.padding), w.shape[:-2], params)
+    y = np.empty((*runs.shape[: x.ndim - 1], w.shape[-1]), x.dtype)
     w_rows = as_rows(w)
 
     def part(block: Cells) -> None:
-        columns = windows[block].reshape(-1, len(w_rows))
-        multiply(columns, w_rows, as_rows(y[block]))
+        multiply(columns_of(runs, block, w_rows), w_rows, as_rows(y[block]))
 
     share = is_narrow(w.size) and are_worth_it(multiply_adds(y, w))
     for_each(part, blocks_of(y.shape[:-1], _COLUMNS // len(w_rows)), share)
@@ -215,7 +216,7 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     kernel = w.shape[:-2]
     padded = pad(x, params.padding)
     dx_padded = channels_last(np.zeros((x.shape[-1], *padded.shape[:-1]), x.dtype), 0)
-    windows, dx_windows = (windows_of(array, kernel, params) for array in (padded, dx_padded))
+    runs, dx_windows = runs_of(padded, kernel, params), windows_of(dx_padded, kernel, params)
     w_rows = as_rows(w)
 
     def part(block: Cells) -> Array:
@@ -224,7 +225,7 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
         products = channels_last(products, params.rank)
         for tap in product(*map(range, kernel)):
             dx_windows[block + tap] += products[tap]
-        return contract(windows[block].reshape(-1, len(w_rows)), dy_rows)
+        return contract(columns_of(runs, block, w_rows), dy_rows)
 
     dw = total(map(part, blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))))
     return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
@@ -251,12 +252,12 @@ def _phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
     """
     kernel, rank = w.shape[:-2], phase.params.rank
     by_tap = w.size > _HEAVY * x.size
-    windows = windows_of(pad(dy, phase.padding), kernel, phase.params)
+    runs = runs_of(pad(dy, phase.padding), kernel, phase.params)
     w_rows = as_rows(np.ascontiguousarray(taps_reversed(w, rank).swapaxes(-1, -2)))
     dx = np.empty(x.shape, x.dtype)
 
     def part(block: Cells) -> Array:
-        columns = windows[block].reshape(-1, len(w_rows))
+        columns = columns_of(runs, block, w_rows)
         multiply(columns, w_rows, as_rows(dx[block]))
         if not by_tap:
             return contract(as_rows(x[block]), columns)

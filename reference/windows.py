@@ -18,6 +18,8 @@ from reference.problem import Array, ConvParams, Padding, Size
 
 Cells: TypeAlias = tuple[slice, ...]
 
+_SHORT = 128  # bytes of a run up to which NumPy copies it faster as one element
+
 
 @lru_cache(maxsize=64)
 def taps_of(
@@ -106,6 +108,31 @@ def windows_of(padded: Array, kernel: Size, params: ConvParams) -> Array:
     shape, strides = _window_strides(padded.shape, padded.strides, kernel, params)
     memory = padded if padded.flags.c_contiguous else padded.base
     return np.ndarray(shape, padded.dtype, memory, 0, strides)
+
+
+def runs_of(padded: Array, kernel: Size, params: ConvParams) -> Array:
+    """The same of C-contiguous `padded`, for `columns_of`: short runs are one element each."""
+    layout = _run_layout(padded.shape, padded.strides, padded.dtype, kernel, params)
+    shape, dtype, strides = layout
+    return np.ndarray(shape, dtype, padded, 0, strides)
+
+
+@lru_cache(maxsize=4096)
+def _run_layout(
+    shape: Size, strides: Size, dtype: np.dtype[Any], kernel: Size, params: ConvParams
+) -> tuple[Size, np.dtype[Any], Size]:
+    shape, strides = _window_strides(shape, strides, kernel, params)
+    along = 2 if params.dilation[-1] == 1 else 1  # axes that lie together
+    size = math.prod(shape[-along:]) * dtype.itemsize
+    if size > _SHORT or dtype.hasobject:
+        return shape, dtype, strides
+    return shape[:-along], np.dtype(f"V{size}"), strides[:-along]
+
+
+def columns_of(runs: Array, cells: Cells, like: Array) -> Array:
+    """What the outputs in `cells` see, a row each, to multiply by `like`: of its dtype, as long."""
+    columns = np.ascontiguousarray(runs[cells])
+    return columns.view(like.dtype).reshape(-1, len(like))
 
 
 @lru_cache(maxsize=4096)

@@ -30,6 +30,7 @@ from reference import (
     plans,
     products,
     threads,
+    windows,
 )
 from reference.plans import PLANS, choose
 from reference.problem import RANKS, Array
@@ -124,11 +125,12 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
         [(plans, "_COLUMNS", 1 << 16), (depthwise, "_PART", 1 << 16)],
         [(plans, "_COLUMNS", 60), (depthwise, "_PART", 60)],
         [(products, "_SMALL", 60), (products, "_LEAST", 1)],
+        [(windows, "_SHORT", 0), (windows, "_run_layout", windows._run_layout.__wrapped__)],
     ],
-    ids=["one block", "many blocks", "small products"],
+    ids=["one block", "many blocks", "small products", "runs of numbers"],
 )
 def test_every_plan_is_exact_on_random_problems(
-    plan: str, rank: int, limits: list[tuple[ModuleType, str, int]], monkeypatch: pytest.MonkeyPatch
+    plan: str, rank: int, limits: list[tuple[ModuleType, str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit the definition; of 16-bit formats too, which are summed in float32.
 
@@ -136,8 +138,8 @@ def test_every_plan_is_exact_on_random_problems(
     """
     monkeypatch.setattr(threads, "THREADS", 3)
     monkeypatch.setattr(threads, "_SHARED", 1)
-    for module, name, most in limits:
-        monkeypatch.setattr(module, name, most)
+    for module, name, value in limits:
+        monkeypatch.setattr(module, name, value)
 
     @settings(max_examples=25)
     @given(st.sampled_from(ANY_DTYPE).flatmap(partial(problems, Domain(BOXES[plan]), rank)))
@@ -167,8 +169,8 @@ def test_points_in_blocks(
 @each_rank
 @pytest.mark.parametrize(
     "limits",
-    [{"_LANES": 0}, {"_COPIED": range(10**9), "_ASKED": 0}],
-    ids=["channels by themselves", "taps one by one"],
+    [{"_LANES": 0}, {"_COPIED": range(10**9), "_ASKED": 0}, {"_FEW": 10**9, "_MANY": 0}],
+    ids=["channels by themselves", "dW tap by tap", "y and dX tap by tap"],
 )
 def test_ways_to_sum_channel_by_channel(
     rank: int, limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch
