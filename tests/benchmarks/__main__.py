@@ -1,7 +1,7 @@
-"""`make bench`: what one problem costs, and in which part. Figures, never pass or fail.
+"""`make bench`: what one problem costs, in which part, and ours against frameworks. Only figures.
 
-The table is that of `harness`. What isolation costs is the difference of two small times: of each,
-the best of five counts.
+The first table is that of `harness`. What isolation costs is the difference of two small times: of
+each, the best of five counts. The last table is that of `speed`, of some of its layers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from oracles.registry import Entry, connect, entries, find
 from oracles.wire import Inbox, decode_problem, encode_problem
 from oracles.worker import Worker
 from reference import ConvParams, ConvProblem, conv_backward
-from tests.benchmarks import harness
+from tests.benchmarks import harness, speed
 from tests.benchmarks.harness import DTYPE, RANK, costs_of, draw_problems, is_asked, times
+from tests.support.layers import real_layers
 
 BEST_OF = 5
 ROUNDS = 3
+EVERY = 6  # layer that is timed here
 
 
 def main() -> None:
@@ -50,6 +52,7 @@ def main() -> None:
             show_restart(entry)
     print("\ns")
     print(f"{'make verify: until the first verdict, warm':<48}{first_verdict():>10.1f}")
+    show_ratios()
 
 
 def many() -> list[ConvProblem]:
@@ -71,6 +74,18 @@ def tiny() -> ConvProblem:
 def backward(problem: ConvProblem) -> object:
     """The reference's gradients."""
     return conv_backward(problem.x, problem.w, problem.dy, problem.params)
+
+
+def show_ratios() -> None:
+    """The reference against frameworks, below 1 where it is faster."""
+    layers = real_layers()[::EVERY]
+    print(
+        f"\nours / theirs, of {len(layers)} layers of real networks, medians of {ROUNDS} rounds\n"
+        f"{'':<24}{'theirs':<24}{'geometric mean':>16}{'least':>8}{'most':>8}{'layers':>8}"
+    )
+    for what, name, mean, *others in speed.summaries(speed.compare(layers, ROUNDS)):
+        print(f"{what:<24}{name:<24}{mean:>16}" + "".join(f"{figure:>8}" for figure in others))
+    print(f"\nall layers, Chainer, plans, memory: {speed.COMMAND}, which writes docs/speed.md")
 
 
 def show_restart(entry: Entry) -> None:

@@ -2,8 +2,8 @@
 
 Every figure is a ratio of medians taken in one run. Each of `speed_rivals` lives in a process of
 its own, with the same threads; a layer is made ready in all of them, then they are asked for a time
-in turn, round after round, so that what else the machine does meets all of them. That is why it is
-neither pyperf nor pytest-benchmark: they finish with one before they begin with the next.
+in turn, round after round, so that what else the machine does meets all of them. The stopwatch is
+timeit's: pyperf and pytest-benchmark finish with one rival before they begin with the next.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from oracles.registry import entries
 from reference import ConvParams, conv_backward
@@ -137,13 +139,39 @@ def against(
             )
             for name in names
         }
-        found = []
-        for number, layer in enumerate(layers):
-            print(f"{dtype}, threads {threads}, {number}: {layer}", file=sys.stderr)
-            options = {"dtype": dtype} | ({"forward": True} if forward else {})
-            each = {name: (ask, options) for name, ask in asks.items()}
-            found.append(times(each, layer, rounds, PAUSE if threads > 1 else 0.0))
-        return found
+        options = {"dtype": dtype} | ({"forward": True} if forward else {})
+        each = {name: (ask, options) for name, ask in asks.items()}
+        pause = PAUSE if threads > 1 else 0.0
+        what = f"{'y' if forward else 'gradients'}, {dtype}, {threads_of(threads)}"
+        screen = Console(stderr=True)
+        shown = track(layers, what, console=screen, transient=True, disable=not screen.is_terminal)
+        return [times(each, layer, rounds, pause) for layer in shown]
+
+
+def threads_of(count: int) -> str:
+    """In words."""
+    return f"{count} thread{'s' * (count > 1)}"
+
+
+def compare(layers: Sequence[Layer], rounds: int) -> dict[str, list[Times]]:
+    """The times of all rivals for each layer: of gradients, by dtype and threads, and of y."""
+    found = {
+        f"{dtype}, {threads_of(threads)}": against(names, layers, dtype, threads, rounds)
+        for threads in THREADS
+        for dtype, names in (("float32", FAST), ("float64", FAST[:2]))
+    }
+    forward = against(FAST, layers, "float32", 1, rounds, forward=True)
+    return found | {f"y, {FIRST}": forward}
+
+
+def summaries(compared: Mapping[str, Sequence[Times]]) -> list[list[str]]:
+    """A line for each rival: what was asked for, who it is, and the `summary` of ours / theirs."""
+    return [
+        [key, name, *summary(ratios(rows, name))]
+        for key, rows in compared.items()
+        for name in rows[0]
+        if name != "ours"
+    ]
 
 
 def medians(found: Sequence[Times]) -> Times:
@@ -240,12 +268,7 @@ def report(found: Mapping[str, Any], layers: Sequence[Layer]) -> str:
         "## Ours / theirs, over all layers",
         table(
             ["", "theirs", "geometric mean", "least", "most", "layers"],
-            [
-                [key, name, *summary(ratios(rows, name))]
-                for key, rows in found["main"].items()
-                for name in rows[0]
-                if name != "ours"
-            ],
+            summaries(found["main"]),
         ),
         "![Ours / theirs by layer, and time per multiply-add](speed.svg)",
         "## A tiny layer",
@@ -400,13 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=Path("docs"), help="a directory")
     given = parser.parse_args(arguments)
     layers, rounds = real_layers()[:: given.every], given.rounds
-    found: dict[str, Any] = {"rounds": rounds, "main": {}}
-    for threads in THREADS:
-        for dtype, names in (("float32", FAST), ("float64", FAST[:2])):
-            key = f"{dtype}, {threads} thread{'s' * (threads > 1)}"
-            found["main"][key] = against(names, layers, dtype, threads, rounds)
-    forward = against(FAST, layers, "float32", 1, rounds, forward=True)
-    found["main"][f"y, {FIRST}"] = forward
+    found: dict[str, Any] = {"rounds": rounds, "main": compare(layers, rounds)}
     found["tiny"] = medians([against(FAST, [TINY], "float32", 1, rounds)[0] for _ in range(5)])
     found["growing"] = {
         what: against(FAST, growing, "float32", 1, 3 * rounds) for what, growing in GROWING.items()

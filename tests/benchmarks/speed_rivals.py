@@ -8,8 +8,9 @@ imported, so that it also runs where Chainer's old NumPy is.
 from __future__ import annotations
 
 import json
+import math
 import sys
-import time
+import timeit
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -147,19 +148,15 @@ RIVALS: Mapping[str, Callable[..., Call]] = {
 
 
 def seconds_of(call: Call) -> float:
-    """Of one call, the mean of as many as `LEAST` takes, after one that is not counted.
+    """Of one call, the mean of as many as take `LEAST` by the second one, which is not counted.
 
-    That one takes what a virtual machine has taken back of memory that nobody used for a second:
-    the first to touch such a page waits for it, 20 times as long as for one that is at hand.
+    Nor is the first. It takes what a virtual machine has taken back of memory that nobody used for
+    a second: who touches such a page waits for it, 20 times as long as for one that is at hand.
     """
-    call()
-    calls, spent = 0, 0.0
-    start = time.perf_counter()
-    while spent < LEAST:
-        call()
-        calls += 1
-        spent = time.perf_counter() - start
-    return spent / calls
+    timer = timeit.Timer(call)
+    timer.timeit(1)
+    calls = math.ceil(LEAST / timer.timeit(1))
+    return timer.timeit(calls) / calls
 
 
 def answer(name: str) -> None:

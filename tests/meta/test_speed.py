@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import timeit
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +13,7 @@ import pytest
 
 from oracles.registry import find
 from reference import ConvParams
+from tests.benchmarks import __main__ as bench
 from tests.benchmarks import harness, speed, speed_rivals
 from tests.benchmarks.harness import Cost
 from tests.benchmarks.speed import TINY, flatness, medians, ratio, rival, summary, times
@@ -59,13 +62,17 @@ def test_a_rival_that_refuses(name: str, options: dict[str, str], words: str) ->
 
 
 def test_the_time_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean of as many calls as the least time takes, after one that does not count."""
-    clock = iter([0.0, 0.5, 1.0, 1.5])
-    monkeypatch.setattr(speed_rivals.time, "perf_counter", lambda: next(clock))
+    """The mean of as many calls as take the least time, after two that do not count."""
+    spent = iter([9.0, 0.5, 0.5, 0.25, 0.75])
+    now = [0.0]
+
+    def call() -> None:
+        now[0] += next(spent)
+
+    monkeypatch.setattr(timeit, "Timer", partial(timeit.Timer, timer=lambda: now[0]))
     monkeypatch.setattr(speed_rivals, "LEAST", 1.2)
-    calls: list[int] = []
-    assert speed_rivals.seconds_of(lambda: calls.append(0)) == 0.5
-    assert len(calls) == 4
+    assert speed_rivals.seconds_of(call) == 0.5
+    assert next(spent, None) is None
 
 
 def test_ratios() -> None:
@@ -74,6 +81,27 @@ def test_ratios() -> None:
     assert ratio({"ours": 1.0, "pytorch": "refused"}, "pytorch") is None
     assert summary([0.5, 2.0, 1.0]) == ["1.00", "0.50", "2.00", "3"]
     assert summary([]) == ["-", "-", "-", "0"]
+
+
+def test_make_bench_compares(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each rival and what it was asked for; a rival that is not there has no figure."""
+    monkeypatch.setattr(speed, "FAST", ("ours", "nobody"))
+    monkeypatch.setattr(speed, "THREADS", (1,))
+    monkeypatch.setattr(bench, "real_layers", lambda: (TINY,))
+    bench.show_ratios()
+    lines = [line.split("nobody") for line in capsys.readouterr().out.splitlines()]
+    found = [(line[0].strip(), line[1].split()) for line in lines if len(line) > 1]
+    whats = ("float32, 1 thread", "float64, 1 thread", "y, float32, 1 thread")
+    assert found == [(what, ["-", "-", "-", "0"]) for what in whats]
+
+
+def test_summaries() -> None:
+    """Of each rival, of what both answer."""
+    found = {"y": [{"ours": 1.0, "x": 4.0, "z": "no"}, {"ours": 1.0, "x": 1.0, "z": "no"}]}
+    want = [["y", "x", "0.50", "0.25", "1.00", "2"], ["y", "z", "-", "-", "-", "0"]]
+    assert speed.summaries(found) == want
 
 
 def test_medians() -> None:
