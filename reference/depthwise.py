@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,11 +28,13 @@ from reference.windows import (
 
 _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
 _LANES = 4096  # that are summed together: three rows of them fit in a cache
+_MANY = 384  # channels
+_VERY_MANY = 1024
 _PART = 1 << 21  # multiply-adds of a part
 _COPIED = range(128, 8192 // 3)  # lanes that NumPy's iterator copies, unless asked tap by tap
 _ASKED = 1 << 14  # multiply-adds that are worth asking once more
 _FEW = 32  # lanes that are added to what has just been stored, unless asked tap by tap
-_MANY = 128  # outputs that are worth asking for then
+_OUTPUTS = 128  # that are worth asking for then
 
 
 def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
@@ -119,74 +121,122 @@ def _by_filter(array: Array, channels: int) -> Array:
 
 
 def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> None:
-    """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C).
+    """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C)."""
+    windows = windows_of(padded, w.shape[:-1], params)
+    for strip in _strips(out.shape[-2], out.shape[-1], params.stride[-1]):
+        seen = _lanes(windows, padded, strip, params.rank)
+        w_lanes = _repeated(w, strip.side)
+        if out.flags.c_contiguous:
+            _sum_taps(seen, w_lanes, _lanes(out, out, strip, params.rank))
+        else:
+            part = out[..., strip.first : strip.stop, :]
+            part[...] = _sum_taps(seen, w_lanes).reshape(part.shape)
+
+
+def _sum_taps(windows: Array, w: Array, out: Array | None = None) -> Array:
+    """`out`, or a new array, (N, *O, L): sums over taps of `windows` (N, *O, *K, L) * w (*K, L).
 
     Few lanes are asked for tap by tap along the last axis: tap after tap of an output would have
     to wait for the sum before.
     """
-    windows, side = _lanes(padded, w.shape[:-1], params)
-    places, taps, lane = _axes(params.rank)
-    w = _repeated(w, side)
-    if windows.shape[-1] <= _FEW and out.size >= _MANY * windows.shape[-1]:
+    places, taps, lane = _axes(w.ndim - 1)
+    if w.shape[-1] <= _FEW and math.prod(windows.shape[: w.ndim]) >= _OUTPUTS:
         axes = places + taps[:-1] + lane, taps[:-1] + lane, places + lane
         each = (
             np.einsum(windows[..., tap, :], axes[0], w[..., tap, :], *axes[1:])
             for tap in range(w.shape[-2])
         )
-        out[...] = total(each).reshape(out.shape)
-        return
+        sums = total(each)
+        if out is None:
+            return sums
+        out[...] = sums
+        return out
     arguments = (windows, places + taps + lane, w, taps + lane, places + lane)
-    if out.flags.c_contiguous:
-        np.einsum(*arguments, out=out.reshape(*windows.shape[: len(places)], -1))
-    else:
-        out[...] = np.einsum(*arguments).reshape(out.shape)
+    return np.asarray(np.einsum(*arguments, out=out))
 
 
 def _sum_products(padded: Array, kernel: Size, other: Array, params: ConvParams) -> Array:
-    """(*K, C): sums over (N, *O) of the windows of `padded` * `other` (N, *O, C).
+    """(*K, C): sums over (N, *O) of the windows of `padded` * `other` (N, *O, C)."""
+    windows, channels = windows_of(padded, kernel, params), other.shape[-1]
+
+    def part(strip: _Strip) -> Array:
+        seen = _lanes(windows, padded, strip, params.rank)
+        sums = _sum_places(seen, _lanes(other, other, strip, params.rank))
+        if strip.side == 1:
+            return sums
+        return np.asarray(sums.reshape(*kernel, strip.side, channels).sum(axis=-2))
+
+    return total(map(part, _strips(other.shape[-2], channels, params.stride[-1])))
+
+
+def _sum_places(windows: Array, other: Array) -> Array:
+    """(*K, L): sums over (N, *O) of `windows` (N, *O, *K, L) * `other` (N, *O, L).
 
     Taps that are not one run of memory are asked for one by one along the last axis, because the
     buffer of NumPy's iterator holds three of them, and to fill it takes as long as to add up.
     """
-    windows, side = _lanes(padded, kernel, params)
-    places, taps, lane = _axes(params.rank)
-    other = other.reshape(*windows.shape[: len(places)], -1)
-    if side > 1 and _are_copied(other.size, kernel, windows.shape[-1]):
-        sums = np.empty((*kernel, windows.shape[-1]), other.dtype)
-        for tap in range(kernel[-1]):
-            arguments = (windows[..., tap, :], places + taps[:-1] + lane, other, places + lane)
-            np.einsum(*arguments, taps[:-1] + lane, out=sums[..., tap, :])
-    else:
-        sums = np.einsum(windows, places + taps + lane, other, places + lane, taps + lane)
-    return np.asarray(sums.reshape(*kernel, side, -1).sum(axis=-2) if side > 1 else sums)
+    rank = other.ndim - 2
+    places, taps, lane = _axes(rank)
+    kernel, lanes = windows.shape[rank + 1 : -1], windows.shape[-1]
+    if not _are_copied(windows, other.size, kernel, lanes):
+        sums: Array = np.einsum(windows, places + taps + lane, other, places + lane, taps + lane)
+        return sums
+    sums = np.empty((*kernel, lanes), other.dtype)
+    for tap in range(kernel[-1]):
+        arguments = (windows[..., tap, :], places + taps[:-1] + lane, other, places + lane)
+        np.einsum(*arguments, taps[:-1] + lane, out=sums[..., tap, :])
+    return sums
 
 
-def _are_copied(outputs: int, kernel: Size, lanes: int) -> bool:
-    others = math.prod(kernel[:-1])
-    return min(others, kernel[-1]) > 1 and lanes in _COPIED and outputs * others >= _ASKED
+def _are_copied(windows: Array, outputs: int, kernel: Size, lanes: int) -> bool:
+    others, is_run = math.prod(kernel[:-1]), windows.strides[-2] == lanes * windows.itemsize
+    many = min(others, kernel[-1]) > 1 and outputs * others >= _ASKED
+    return many and not is_run and lanes in _COPIED
 
 
-def _lanes(padded: Array, kernel: Size, params: ConvParams) -> tuple[Array, int]:
-    """`windows_of`, (N, *O, *K, C), for sums in which each channel is by itself.
+class _Strip(NamedTuple):
+    """Outputs along the last axis, `side` of which, at a time, are one axis with the channels."""
 
-    Where outputs along the last axis lie side by side in memory, some of them, a number that
-    divides O[-1], are one axis with the channels: (N, *O[:-1], O[-1] / side, *K, side * C).
-    """
-    windows = windows_of(padded, kernel, params)
-    axis, channels = params.rank, padded.shape[-1]
-    side = _side(windows.shape[axis], channels) if params.stride[-1] == 1 else 1
-    shape, strides = [*windows.shape], [*windows.strides]
-    shape[axis] //= side
-    strides[axis] *= side
-    shape[-1] *= side
-    return np.ndarray(shape, padded.dtype, padded, 0, strides), side
+    first: int
+    stop: int
+    side: int
 
 
 @lru_cache(maxsize=4096)
-def _side(outputs: int, channels: int) -> int:
-    """How many of `outputs` are summed together, so that loops are long, but fit in a cache."""
-    most = _LANES // channels if 4 * channels < _LANES else 1
-    return max(side for side in range(1, min(outputs, most) + 1) if outputs % side == 0)
+def _strips(outputs: int, channels: int, stride: int) -> tuple[_Strip, ...]:
+    """All `outputs`, so many together that loops are long but fit in a cache; and a rest, if any.
+
+    Outputs that do not lie side by side, and those of very many channels, are by themselves. Of
+    many channels there are few together, and a rest would be nearly as much: they have none.
+    """
+    is_alone = stride > 1 or channels >= _VERY_MANY
+    most = 1 if is_alone else min(outputs, max(1, _LANES // channels))
+    side = outputs // -(-outputs // most)
+    if channels >= _MANY:
+        side = max(side for side in range(1, most + 1) if outputs % side == 0)
+    done = outputs - outputs % side
+    rest = (_Strip(done, outputs, outputs - done),) if done < outputs else ()
+    return (_Strip(0, done, side), *rest)
+
+
+def _lanes(array: Array, memory: Array, strip: _Strip, rank: int) -> Array:
+    """The `strip` of (N, *O, ..., C), which begins where `memory` does.
+
+    It is (N, *O[:-1], O[-1] / side, ..., side * C), for sums in which each channel is by itself.
+    """
+    shape, offset, strides = _lane_layout(array.shape, array.strides, strip, rank)
+    return np.ndarray(shape, array.dtype, memory, offset, strides)
+
+
+@lru_cache(maxsize=4096)
+def _lane_layout(shape: Size, strides: Size, strip: _Strip, rank: int) -> tuple[Size, int, Size]:
+    side, across = strip.side, strides[rank]
+    count = (strip.stop - strip.first) // side
+    return (
+        (*shape[:rank], count, *shape[rank + 1 : -1], side * shape[-1]),
+        strip.first * across,
+        (*strides[:rank], side * across, *strides[rank + 1 :]),
+    )
 
 
 def _repeated(w: Array, side: int) -> Array:

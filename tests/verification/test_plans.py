@@ -169,8 +169,13 @@ def test_points_in_blocks(
 @each_rank
 @pytest.mark.parametrize(
     "limits",
-    [{"_LANES": 0}, {"_COPIED": range(10**9), "_ASKED": 0}, {"_FEW": 10**9, "_MANY": 0}],
-    ids=["channels by themselves", "dW tap by tap", "y and dX tap by tap"],
+    [
+        {"_LANES": 0},
+        {"_LANES": 6, "_MANY": 0},
+        {"_COPIED": range(10**9), "_ASKED": 0},
+        {"_FEW": 10**9, "_OUTPUTS": 0},
+    ],
+    ids=["alone", "some", "dW tap by tap", "y and dX tap by tap"],
 )
 def test_ways_to_sum_channel_by_channel(
     rank: int, limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -178,6 +183,7 @@ def test_ways_to_sum_channel_by_channel(
     """Depthwise sums are the same over one output or several, of one tap or all together."""
     for name, value in limits.items():
         monkeypatch.setattr(depthwise, name, value)
+    monkeypatch.setattr(depthwise, "_strips", depthwise._strips.__wrapped__)  # which keeps nothing
 
     @settings(max_examples=25)
     @given(problems(Domain(BOXES["depthwise"]), rank, "float32"))
@@ -185,6 +191,27 @@ def test_ways_to_sum_channel_by_channel(
         check("depthwise", problem)
 
     agrees()
+
+
+@each_rank
+@pytest.mark.parametrize(("cells", "lanes", "sides"), [(7, 6, [2, 1]), (11, 8, [3, 2])])
+@pytest.mark.parametrize("taps", [2, 3])
+def test_a_rest_of_outputs(
+    rank: int,
+    cells: int,
+    lanes: int,
+    sides: list[int],
+    taps: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Outputs of two channels are summed some together, and those that are left."""
+    monkeypatch.setattr(depthwise, "_LANES", lanes)
+    strips = depthwise._strips.__wrapped__
+    monkeypatch.setattr(depthwise, "_strips", strips)
+    assert [strip.side for strip in strips(cells, 2, 1)] == sides
+    params = ConvParams((1,) * rank, ((taps - 1, 0),) * rank, (1,) * rank, groups=2)
+    x_shape, w_shape = (2, *(3,) * (rank - 1), cells, 2), (*(taps,) * rank, 1, 4)
+    check("depthwise", integers_of(x_shape, w_shape, params, np.float32))
 
 
 @each_rank
