@@ -28,8 +28,8 @@ from reference.windows import (
 
 _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
 _LANES = 4096  # that are summed together: three rows of them fit in a cache
-_MANY = 384  # channels
-_VERY_MANY = 1024
+_MANY = 384  # channels from which outputs left over cost more than joining gains
+_VERY_MANY = 1024  # channels that are long enough by themselves
 _PART = 1 << 21  # multiply-adds of a part
 _COPIED = range(128, 8192 // 3)  # lanes that NumPy's iterator copies, unless asked tap by tap
 _ASKED = 1 << 14  # multiply-adds that are worth asking once more
