@@ -38,7 +38,7 @@ def contract(a: Array, b: Array, *, cut: bool = True) -> Array:
         return a.T @ b
     done = math.prod(pieces)
     a_pieces, b_pieces = (array[:done].reshape(*pieces, -1) for array in (a, b))
-    product: Array = np.add.reduce(a_pieces.swapaxes(1, 2) @ b_pieces, axis=0)
+    product: Array = np.add.reduce(a_pieces.swapaxes(1, 2) @ b_pieces, axis=0, dtype=a.dtype)
     return product + a[done:].T @ b[done:] if done < len(a) else product
 
 

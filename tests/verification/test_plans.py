@@ -271,9 +271,14 @@ def test_every_plan_keeps_special_values_where_they_belong(plan: str, rank: int)
 
 
 @each_plan
+@pytest.mark.parametrize("small", [300, 10**6])
 @pytest.mark.parametrize("dtype", [np.longdouble, np.int16, np.uint16, np.int32, np.int64])
-def test_every_plan_takes_other_numbers(plan: str, dtype: Any) -> None:
-    """Integers of 16 bits are not taken for floating-point numbers."""
+def test_every_plan_takes_other_numbers(
+    plan: str, dtype: Any, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Integers of 16 bits are not taken for floating-point numbers, nor are sums made wider."""
+    monkeypatch.setattr(products, "_SMALL", small)
+    monkeypatch.setattr(products, "_LEAST", 1)
     check(plan, PROBLEMS[plan](dtype))
 
 
