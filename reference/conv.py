@@ -16,6 +16,7 @@ arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from reference.problem import (
 # Elements that BLAS has one thread for. If it has more, they stay awake for a while, looking for
 # more to do, and are in the way of ours.
 _PIECE = 1 << 13
+_ONES = {np.dtype(name): np.ones(_PIECE, name) for name in ("float32", "float64")}
 
 
 @np.errstate(all="ignore")
@@ -50,7 +52,7 @@ def conv_forward(
     chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w = _summable(x), _summable(w)
     y = chosen.forward(x, w, params)
-    if not _is_trusted(chosen, w=w, y=y):
+    if not _is_trusted(chosen, {"w": w, "y": y}):
         y = PLANS["taps"].forward(x, w, params)
     if b is not None:
         y += b
@@ -70,7 +72,7 @@ def conv_backward(
     chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w, dy = _summable(x), _summable(w), _summable(dy)
     dx, dw = chosen.backward(x, w, dy, params)
-    if not _is_trusted(chosen, w=w, dx=dx, dw=dw):
+    if not _is_trusted(chosen, {"w": w, "dx": dx, "dw": dw}):
         dx, dw = PLANS["taps"].backward(x, w, dy, params)
     db = _sum(dy)
     if dx.dtype != dtype:
@@ -78,8 +80,12 @@ def conv_backward(
     return ConvGrads(dx, dw, db)
 
 
-def _is_trusted(plan: Plan, **arrays: Array) -> bool:
-    return all(_is_finite(array) for name, array in arrays.items() if name in plan.suspects)
+def _is_trusted(plan: Plan, arrays: Mapping[str, Array]) -> bool:
+    """Whether no suspect is Inf or NaN; two of one size, as dW is of w's, are asked together."""
+    suspects = [arrays[name] for name in plan.suspects if name in arrays]
+    if len(suspects) == 2 and suspects[0].size == suspects[1].size:
+        return _are_finite(*suspects)
+    return all(_are_finite(array, array) for array in suspects)
 
 
 def _plan(name: str | None, x: Array, w: Array, params: ConvParams) -> Plan:
@@ -108,21 +114,20 @@ def _has_blas(array: Array) -> bool:
     return array.dtype.kind in "fV" and array.dtype.itemsize <= 8
 
 
-def _is_finite(array: Array) -> bool:
-    """Whether no element is Inf or NaN, which the sum of the squares then is too."""
-    flat = array.reshape(-1)
-    if array.dtype.kind == "f":
-        squares = np.dot(flat, flat) if _is_for_one_thread(flat) else _squares(flat)
-        if math.isfinite(squares):
+def _are_finite(a: Array, b: Array) -> bool:
+    """Whether no element is Inf or NaN, which the sum of the products a * b then is too."""
+    if a.dtype.kind == "f":
+        total = np.vdot(a, b) if _is_for_one_thread(a) else _dot(a.reshape(-1), b.reshape(-1))
+        if math.isfinite(total):
             return True
-    return bool(np.logical_and.reduce(np.isfinite(flat)))
+    return all(bool(np.isfinite(array).all()) for array in (a, b))
 
 
-def _squares(flat: Array) -> float:
-    """Their sum, by pieces."""
-    rest = len(flat) % _PIECE
-    pieces = flat[rest:].reshape(-1, _PIECE)
-    return float(np.dot(flat[:rest], flat[:rest]) + np.vecdot(pieces, pieces).sum())
+def _dot(a: Array, b: Array) -> float:
+    """The same by pieces."""
+    rest = len(a) % _PIECE
+    pieces = (flat[rest:].reshape(-1, _PIECE) for flat in (a, b))
+    return float(np.dot(a[:rest], b[:rest]) + np.vecdot(*pieces).sum())
 
 
 def _sum(dy: Array) -> Array:
@@ -130,17 +135,18 @@ def _sum(dy: Array) -> Array:
 
     Adding row to row is slow where rows are short.
     """
-    if dy.dtype not in (np.float32, np.float64) or not dy.size:
+    if dy.dtype not in _ONES or not dy.size:
         return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
-    rows = dy.reshape(-1, dy.shape[-1])
-    if _is_for_one_thread(dy):
-        return np.asarray(np.dot(np.ones(len(rows), dy.dtype), rows))
+    rows, ones = dy.reshape(-1, dy.shape[-1]), _ONES[dy.dtype]
+    if len(rows) <= _PIECE and _is_for_one_thread(dy):
+        total: Array = ones[: len(rows)].dot(rows)
+        return total
     piece = max(1, _PIECE // dy.shape[-1])
     rest = len(rows) % piece
     pieces = rows[rest:].reshape(-1, piece, dy.shape[-1])
-    total = np.dot(np.ones(rest, dy.dtype), rows[:rest])
-    total += (np.ones(piece, dy.dtype) @ pieces).sum(axis=0)
-    return np.asarray(total)
+    total = ones[:rest].dot(rows[:rest])
+    total += (ones[:piece] @ pieces).sum(axis=0)
+    return total
 
 
 def _is_for_one_thread(array: Array) -> bool:

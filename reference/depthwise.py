@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reference.problem import Array, ConvParams, Size, output_size
+from reference.problem import Array, ConvParams, Size, y_shape
 from reference.products import multiply_adds, total
 from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
@@ -48,8 +48,8 @@ def forward(x: Array, w: Array, params: ConvParams) -> Array:
     """Y without bias = sum over taps of the windows * w, channel by channel."""
     channels = x.shape[-1]
     filters = _by_filter(w[..., 0, :], channels)
-    out = output_size(x.shape[1:-1], w.shape[:-2], params)
-    y = np.empty((len(x), *out, channels, len(filters)), x.dtype)
+    shape = y_shape(x.shape, w.shape, params)
+    y = np.empty((*shape[:-1], channels, len(filters)), x.dtype)
     kept = Kept()
 
     def part(images: Cells) -> None:
@@ -58,7 +58,7 @@ def forward(x: Array, w: Array, params: ConvParams) -> Array:
             _sum_windows(padded, w_m, y[images][..., m], params)
 
     for_each(part, _images(y, w), are_worth_it(multiply_adds(y, w)))
-    return y.reshape(*y.shape[:-2], -1)
+    return y.reshape(shape)
 
 
 def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.problem import Array, ConvParams, Size, output_size
+from reference.problem import Array, ConvParams, Size, y_shape
 from reference.products import multiply_adds
 from reference.threads import are_worth_it, for_each
 from reference.windows import phase_count
@@ -39,7 +39,7 @@ def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
         return False
     parts = len(_parts(params.groups, channels, filters))
     taps, phases = math.prod(kernel), phase_count(kernel, params.stride)
-    outputs = x_shape[0] * math.prod(output_size(x_shape[1:-1], kernel, params))
+    outputs = math.prod(y_shape(x_shape, w_shape, params)[:-1])
     each = outputs * taps * params.groups // (parts * phases)
     return parts == 1 or (taps >= 2 * phases and each >= _EACH)
 
@@ -48,8 +48,7 @@ def forward(
     x: Array, w: Array, params: ConvParams, dense: Callable[[Array, Array, ConvParams], Array]
 ) -> Array:
     """Y without bias, by `dense`, which computes it for one group."""
-    out = output_size(x.shape[1:-1], w.shape[:-2], params)
-    y = np.empty((len(x), *out, w.shape[-1]), x.dtype)
+    y = np.empty(y_shape(x.shape, w.shape, params), x.dtype)
     w_by_group, alone = _by_group(w, params.groups), _alone(params)
 
     def compute(part: _Part) -> None:

@@ -28,11 +28,11 @@ def naive_conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) 
 
     Raises TypeError or ValueError for arguments that do not fit, see `ConvProblem`.
     """
-    out = check_forward(x, w, params)
+    shape = check_forward(x, w, params)
     if b is not None:
         check_bias(b, w)
     x_padded, inside = _pad(x, params), _pad(np.ones(x.shape, bool), params)
-    y = np.zeros((x.shape[0], *out, w.shape[-1]), x.dtype)
+    y = np.zeros(shape, x.dtype)
     for n, *o, f in np.ndindex(y.shape):
         window = (n, *_window(o, w, params), _channels(f, x, w, params))
         products = np.where(inside[window], x_padded[window] * w[..., f], 0)

@@ -16,12 +16,23 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from reference import depthwise, groups, threads
-from reference.problem import Array, ConvParams, Size, output_size
-from reference.products import as_rows, contract, is_narrow, multiply, multiply_adds, total
+from reference.problem import Array, ConvParams, Size, y_shape
+from reference.products import (
+    as_rows,
+    contract,
+    contract_shifts,
+    is_narrow,
+    matmul_of_transpose,
+    multiply,
+    multiply_adds,
+    multiply_shifts,
+    total,
+)
 from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
     Cells,
     Phase,
+    Shifts,
     blocks_of,
     channels_last,
     columns_of,
@@ -29,6 +40,7 @@ from reference.windows import (
     phase_count,
     phases_of,
     runs_of,
+    shifts_of,
     taps_of,
     taps_reversed,
     unpad,
@@ -40,6 +52,8 @@ Grads: TypeAlias = tuple[Array, Array]
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
 _FEW = 16  # channels that a matrix product is too large a tool for
+_LARGE = 256  # outputs of an image from which a product more costs less than the columns it saves
+_WIDER = 2  # times as many channels as filters up to which adding up that product costs less too
 _SPARSE = 4  # times as large as the input
 _SLIGHT = 2048  # multiply-adds a row up to which that is faster than two threads
 _HEAVY = 2  # times as large as x
@@ -82,7 +96,11 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
     if channels <= min(_NARROW, max(few, filters // 4)):
         return "x columns"
     narrow = _NARROW // 2 if is_strided else _NARROW
-    return "dy columns" if is_shared and min(channels, filters) <= narrow else "taps"
+    if not is_shared or min(channels, filters) > narrow:
+        return "taps"
+    outputs = math.prod(y_shape(x_shape, w_shape, params)[1:-1])
+    saves = params.rank > 1 < kernel[0] and channels <= _WIDER * filters and outputs >= _LARGE
+    return "rows" if saves else "dy columns"
 
 
 def _is_sparse(x_shape: Size, params: ConvParams) -> bool:
@@ -144,11 +162,10 @@ def _is_cut(w: Array) -> bool:
 
 def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
     """One product per tap, of all groups: y += x_tap @ w_tap, x_tap being what the tap reads."""
-    out = output_size(x.shape[1:-1], w.shape[:-2], params)
-    y = np.zeros((len(x), *out, w.shape[-1]), x.dtype)
+    y = np.zeros(y_shape(x.shape, w.shape, params), x.dtype)
     if 0 in (x.size, w.size, y.size):
         return y
-    taps = taps_of(x.shape[1:-1], w.shape[:-2], out, params)
+    taps = taps_of(x.shape[1:-1], w.shape[:-2], y.shape[1:-1], params)
     x, y_grouped = _grouped(x, params), _grouped(y, params)
     w = _of_taps(w, params)
     for tap, x_cells, y_cells in taps:
@@ -169,7 +186,7 @@ def _taps_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
     for tap, x_cells, y_cells in taps:
         dy_tap, read = _by_group(dy[y_cells]), dx_grouped[x_cells]
         read += _from_groups(dy_tap @ w_transposed[tap], read.shape)
-        dw_of_taps[tap] = _by_group(x[x_cells]).swapaxes(-1, -2) @ dy_tap
+        dw_of_taps[tap] = matmul_of_transpose(_by_group(x[x_cells]), dy_tap)
     return dx, dw
 
 
@@ -231,20 +248,26 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
 
 
-def _dy_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+def _by_phases(
+    backward: Callable[[Array, Array, Array, Phase], Grads],
+    x: Array,
+    w: Array,
+    dy: Array,
+    params: ConvParams,
+) -> Grads:
     """Phase by phase: there dX is itself a convolution, of dy with the reversed kernel."""
     phases = phases_of(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
     if max(params.stride) == 1:
-        return _phase_backward(x, w, dy, *phases)
+        return backward(x, w, dy, *phases)
     dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
     for phase in phases:
         x_phase = np.ascontiguousarray(x[phase.inputs])
-        grads = _phase_backward(x_phase, w[phase.taps], dy, phase)
+        grads = backward(x_phase, w[phase.taps], dy, phase)
         dx[phase.inputs], dw[phase.taps] = grads
     return dx, dw
 
 
-def _phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
+def _columns_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
     """Per block of inputs, with the outputs that each feeds as a row: dX = columns @ w^T.
 
     dW is x^T @ columns. Where w is much larger than x, it is made tap by tap: to put it in order
@@ -262,7 +285,7 @@ def _phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
         if not by_tap:
             return contract(as_rows(x[block]), columns)
         taps = columns.reshape(len(columns), -1, w.shape[-1]).swapaxes(0, 1)
-        return as_rows(x[block]).T @ taps[::-1]
+        return matmul_of_transpose(as_rows(x[block]), taps[::-1])
 
     blocks = blocks_of(x.shape[:-1], _COLUMNS // len(w_rows))
     share = is_narrow(w.size) and are_worth_it(multiply_adds(dy, w))
@@ -272,6 +295,58 @@ def _phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
     dw = dw.reshape(-1, *kernel, w.shape[-1])
     dw = taps_reversed(dw.transpose(*range(1, rank + 1), 0, rank + 1), rank)
     return dx, np.ascontiguousarray(dw)
+
+
+def _rows_forward(x: Array, w: Array, params: ConvParams) -> Array:
+    """One product for each tap of the first axis, of the same columns, where it has no stride."""
+    if params.stride[0] > 1:
+        return _columns_forward(x, w, params)
+    runs = runs_of(pad(x, params.padding), (1, *w.shape[1:-2]), params)
+    y = np.empty(y_shape(x.shape, w.shape, params), x.dtype)
+    w_taps, y_images = w.reshape(len(w), -1, w.shape[-1]), _images(y)
+    narrow = is_narrow(w.size)
+    cut = narrow or threads.THREADS == 1  # BLAS has all its threads for large products
+
+    def part(shifts: Shifts) -> None:
+        multiply_shifts(shifts.of(runs, y.dtype), w_taps, y_images[shifts.cells], cut=cut)
+
+    share = narrow and are_worth_it(multiply_adds(y, w))
+    for_each(part, _shifts_of(y, w_taps, params), share)
+    return y
+
+
+def _rows_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
+    """The same for dX and dW, of what each input feeds."""
+    kernel, rank = w.shape[:-2], phase.params.rank
+    runs = runs_of(pad(dy, phase.padding), (1, *kernel[1:]), phase.params)
+    w_taps = np.ascontiguousarray(taps_reversed(w, rank).swapaxes(-1, -2))
+    w_taps = w_taps.reshape(len(w), -1, x.shape[-1])
+    dx = np.empty(x.shape, x.dtype)
+    x_images, dx_images = _images(x), _images(dx)
+    narrow = is_narrow(w.size)
+    cut = narrow or threads.THREADS == 1
+
+    def part(shifts: Shifts) -> Array:
+        seen = shifts.of(runs, dx.dtype)
+        multiply_shifts(seen, w_taps, dx_images[shifts.cells], cut=cut)
+        return contract_shifts(x_images[shifts.cells], seen, cut=cut)
+
+    share = narrow and are_worth_it(multiply_adds(dy, w))
+    dw = total(in_order(part, _shifts_of(dx, w_taps, phase.params), share))
+    dw = channels_last(dw.reshape(len(w), -1, *kernel[1:], w.shape[-1]), 1).swapaxes(-1, -2)
+    return dx, np.ascontiguousarray(taps_reversed(dw, rank))
+
+
+def _shifts_of(out: Array, w_taps: Array, params: ConvParams) -> tuple[Shifts, ...]:
+    """Of outputs (N, *O, B), for w_taps (K0, A, B)."""
+    taps, width, filters = w_taps.shape
+    most = _COLUMNS // max(width, taps * filters)
+    return shifts_of(out.shape[:-1], taps, params.dilation[0], width, out.itemsize, most)
+
+
+def _images(array: Array) -> Array:
+    """(N, *S, A) as a matrix for each of N."""
+    return array.reshape(len(array), -1, array.shape[-1])
 
 
 def _dense_forward(x: Array, w: Array, params: ConvParams) -> Array:
@@ -293,7 +368,18 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
             suspects=("y", "dx", "dw"),
         ),
         "x columns": Plan(_is_dense, _columns_forward, _x_columns_backward, suspects=_PADDED),
-        "dy columns": Plan(_is_dense, _columns_forward, _dy_columns_backward, suspects=_PADDED),
+        "dy columns": Plan(
+            _is_dense,
+            _columns_forward,
+            partial(_by_phases, _columns_phase_backward),
+            suspects=_PADDED,
+        ),
+        "rows": Plan(
+            _is_dense,
+            _rows_forward,
+            partial(_by_phases, _rows_phase_backward),
+            suspects=_PADDED,
+        ),
         "taps": Plan(lambda *_: True, _taps_forward, _taps_backward, suspects=()),
     }
 )

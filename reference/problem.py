@@ -24,6 +24,7 @@ from reference.layout import extent, memory_of, strides_of
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 RANKS = (1, 2, 3)
+_USUAL = frozenset(map(np.dtype, ("float32", "float64")))
 _LONG = 16  # elements of one value beyond which a literal does not list them
 
 
@@ -210,9 +211,6 @@ def output_size(spatial: Sequence[int], kernel: Sequence[int], params: ConvParam
     return tuple(out)
 
 
-_output_size = lru_cache(maxsize=4096)(output_size)  # for sizes that are tuples
-
-
 def same_padding(
     spatial: Sequence[int],
     kernel: Sequence[int],
@@ -241,48 +239,50 @@ def same_padding(
 
 
 def check_forward(x: Array, w: Array, params: ConvParams) -> Size:
-    """Raise unless x (N, *S, C) and w (*K, C/groups, F) fit each other and `params`; return O."""
+    """Raise unless x (N, *S, C) and w (*K, C/groups, F) fit each other and `params`: `y_shape`."""
     _check_params(params)
-    for name, array in (("x", x), ("w", w)):
-        _check_numbers(name, array)
-        if array.ndim != params.rank + 2:
-            layout = "(N, *S, C)" if name == "x" else "(*K, C/groups, F)"
-            raise ValueError(
-                f"{name}.shape={array.shape}: has {_axes(array.ndim)}, but params of rank "
-                f"{params.rank} (stride={params.stride}) need {params.rank + 2}: {layout}"
-            )
-    _check_same_dtype(x, "w", w)
-    channels, groups = x.shape[-1], params.groups
-    if channels % groups:
-        raise ValueError(
-            f"groups={groups}: must divide the input channels C={channels} (x.shape={x.shape}); "
-            f"allowed {_divisors(channels)}"
-        )
-    if w.shape[-2] != channels // groups:
-        raise ValueError(
-            f"w.shape={w.shape}: axis -2 must be C / groups = {channels} / {groups} = "
-            f"{channels // groups} for x.shape={x.shape}, not {w.shape[-2]}; w is (*K, C/groups, F)"
-        )
-    if w.shape[-1] % groups:
-        raise ValueError(
-            f"groups={groups}: must divide the output channels F={w.shape[-1]} "
-            f"(w.shape={w.shape}); allowed {_divisors(math.gcd(w.shape[-1], channels))}"
-        )
-    return _output_size(x.shape[1:-1], w.shape[:-2], params)
+    _check_arrays(x, w=w)
+    return y_shape(x.shape, w.shape, params)
 
 
-def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Size:
-    """Raise unless x, w and dy (N, *O, F) fit each other and `params`; return O."""
-    out = check_forward(x, w, params)
-    _check_numbers("dy", dy)
-    _check_same_dtype(x, "dy", dy)
-    want = (x.shape[0], *out, w.shape[-1])
+def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> None:
+    """Raise unless x, w and dy (N, *O, F) fit each other and `params`."""
+    _check_params(params)
+    _check_arrays(x, w=w, dy=dy)
+    want = y_shape(x.shape, w.shape, params)
     if dy.shape != want:
         raise ValueError(
             f"dy.shape={dy.shape}: must be (N, *O, F) = {want}, the shape of y for "
             f"x.shape={x.shape}, w.shape={w.shape}, {params}"
         )
-    return out
+
+
+@lru_cache(maxsize=4096)
+def y_shape(x_shape: Size, w_shape: Size, params: ConvParams) -> Size:
+    """(N, *O, F) for x (N, *S, C) and w (*K, C/groups, F); ValueError where these do not fit."""
+    for name, shape, layout in (("x", x_shape, "(N, *S, C)"), ("w", w_shape, "(*K, C/groups, F)")):
+        if len(shape) != params.rank + 2:
+            raise ValueError(
+                f"{name}.shape={shape}: has {_axes(len(shape))}, but params of rank "
+                f"{params.rank} (stride={params.stride}) need {params.rank + 2}: {layout}"
+            )
+    channels, groups = x_shape[-1], params.groups
+    if channels % groups:
+        raise ValueError(
+            f"groups={groups}: must divide the input channels C={channels} (x.shape={x_shape}); "
+            f"allowed {_divisors(channels)}"
+        )
+    if w_shape[-2] != channels // groups:
+        raise ValueError(
+            f"w.shape={w_shape}: axis -2 must be C / groups = {channels} / {groups} = "
+            f"{channels // groups} for x.shape={x_shape}, not {w_shape[-2]}; w is (*K, C/groups, F)"
+        )
+    if w_shape[-1] % groups:
+        raise ValueError(
+            f"groups={groups}: must divide the output channels F={w_shape[-1]} "
+            f"(w.shape={w_shape}); allowed {_divisors(math.gcd(w_shape[-1], channels))}"
+        )
+    return (x_shape[0], *output_size(x_shape[1:-1], w_shape[:-2], params), w_shape[-1])
 
 
 def check_bias(b: Array, w: Array) -> None:
@@ -361,6 +361,16 @@ def _check_numbers(name: str, array: Array) -> None:
             f"{name}.dtype={array.dtype!r}: must be in this machine's byte order; "
             f"{name}.astype({name}.dtype.newbyteorder('=')) makes it so"
         )
+
+
+def _check_arrays(x: Array, **others: Array) -> None:
+    """Raise unless all are plain arrays of numbers, of one type."""
+    if type(x) is not np.ndarray or x.dtype not in _USUAL:
+        _check_numbers("x", x)
+    for name, array in others.items():
+        if type(array) is not np.ndarray or array.dtype is not x.dtype:
+            _check_numbers(name, array)
+            _check_same_dtype(x, name, array)
 
 
 def _is_real(value: object) -> bool:

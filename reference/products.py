@@ -35,11 +35,49 @@ def contract(a: Array, b: Array, *, cut: bool = True) -> Array:
     """a^T @ b, (A, B), of C-contiguous a (M, A) and b (M, B), by pieces of M."""
     pieces = _pieces(len(a), a.shape[1] * b.shape[1], is_sum=True) if cut else None
     if not pieces:
-        return a.T @ b
+        return matmul_of_transpose(a, b)
     done = math.prod(pieces)
     a_pieces, b_pieces = (array[:done].reshape(*pieces, -1) for array in (a, b))
-    product: Array = np.add.reduce(a_pieces.swapaxes(1, 2) @ b_pieces, axis=0, dtype=a.dtype)
-    return product + a[done:].T @ b[done:] if done < len(a) else product
+    product: Array = np.add.reduce(matmul_of_transpose(a_pieces, b_pieces), axis=0, dtype=a.dtype)
+    return product + matmul_of_transpose(a[done:], b[done:]) if done < len(a) else product
+
+
+def matmul_of_transpose(a: Array, b: Array) -> Array:
+    """a^T @ b of the last two axes; of one row each, which NumPy does not give to BLAS, a^T * b."""
+    transpose = a.swapaxes(-1, -2)
+    return transpose * b if b.shape[-2] == 1 else transpose @ b
+
+
+def multiply_shifts(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
+    """`out` (N, M, B) = the sum over K of a (N, K, M, A) @ b (K, A, B), by pieces of M."""
+    images, taps, rows, _ = a.shape
+    done = 0
+    if cut and (pieces := _pieces(rows, b.shape[1] * b.shape[2])):
+        done = math.prod(pieces)
+        parts = a[:, :, :done].reshape(images, taps, *pieces, -1)
+        np.add.reduce(parts @ b[:, None], axis=1, out=out[:, :done].reshape(images, *pieces, -1))
+    if done < rows:
+        np.add.reduce(a[:, :, done:] @ b, axis=1, out=out[:, done:])
+
+
+def contract_shifts(a: Array, b: Array, *, cut: bool = True) -> Array:
+    """The sum over N of a^T @ b, (K, A, B), of a (N, M, A) and b (N, K, M, B), by pieces of M."""
+    images, taps, rows, width = b.shape
+    each = a.shape[2] * width
+    pieces = cut and _pieces(rows, each) and _pieces(rows, each, is_sum=True)
+    if not pieces:
+        products = matmul_of_transpose(a[:, None], b)
+        summed = products[0] if images == 1 else np.add.reduce(products, axis=0, dtype=a.dtype)
+        return np.asarray(summed)
+    done = math.prod(pieces)
+    a_pieces = a[:, :done].reshape(images, pieces[0], 1, pieces[1], -1)
+    b_pieces = b[:, :, :done].reshape(images, taps, *pieces, -1).swapaxes(1, 2)
+    products = matmul_of_transpose(a_pieces, b_pieces)
+    products = products.reshape(images * pieces[0], taps, -1, width)
+    product: Array = np.add.reduce(products, axis=0, dtype=a.dtype)
+    if done < rows:
+        product += contract_shifts(a[:, done:], b[:, :, done:])
+    return product
 
 
 def is_narrow(each: int) -> bool:

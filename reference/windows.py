@@ -135,6 +135,49 @@ def columns_of(runs: Array, cells: Cells, like: Array) -> Array:
     return columns.view(like.dtype).reshape(-1, len(like))
 
 
+class Shifts(NamedTuple):
+    """Some outputs (N, *O), and where each tap of the first axis has the columns that they see.
+
+    A tap further, they see what other outputs saw, some rows on: columns of the other axes' taps
+    are for all taps of the first.
+    """
+
+    cells: Cells  # of the outputs as (N, prod(O), A)
+    seen: Cells  # of runs
+    shape: Size  # (N, K0, prod(O), A)
+    strides: Size
+
+    def of(self, runs: Array, dtype: np.dtype[Any]) -> Array:
+        """A view of the columns, shifted by each tap."""
+        columns = np.ascontiguousarray(runs[self.seen])
+        return np.ndarray(self.shape, dtype, columns, 0, self.strides)
+
+
+@lru_cache(maxsize=256)
+def shifts_of(
+    out: Size, taps: int, dilation: int, width: int, itemsize: int, most: int
+) -> tuple[Shifts, ...]:
+    """All of outputs (N, *O), in blocks of at most `most`, or of one row of the first axis.
+
+    `width` is that of columns; the stride along the first axis is 1.
+    """
+    across = math.prod(out[2:])
+    strides = tuple(itemsize * step for step in (dilation * across * width, width, 1))
+    found = []
+    for images, rows in blocks_of(out[:2], max(1, most // across)):
+        stop, count = min(rows.stop, out[1]), min(images.stop, out[0]) - images.start
+        size, reach = stop - rows.start, stop - rows.start + (taps - 1) * dilation
+        found.append(
+            Shifts(
+                (images, slice(rows.start * across, stop * across)),
+                (images, slice(rows.start, rows.start + reach)),
+                (count, taps, size * across, width),
+                (reach * across * width * itemsize, *strides),
+            )
+        )
+    return tuple(found)
+
+
 @lru_cache(maxsize=4096)
 def _window_strides(
     shape: Size, strides: Size, kernel: Size, params: ConvParams

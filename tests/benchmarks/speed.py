@@ -460,7 +460,7 @@ _BOUNDS = """\
 
 Large dense layers take what two products of BLAS take. Narrow ones take longer a multiply-add: a
 register of AVX-512 holds 16 numbers of float32, so that 12 channels leave a quarter of it idle, and
-columns of few channels are copied in short pieces. Small ones take some 50 microseconds of calls of
+columns of few channels are copied in short pieces. Small ones take some 40 microseconds of calls of
 Python. Depthwise layers have no product: `np.einsum` reads and writes every sum once a tap, where
 PyTorch's kernels for channels_last keep it in a register. Narrow groups are multiplied 16 channels
 at a time, zeros between them included, and copied in and out in short pieces. Points of few

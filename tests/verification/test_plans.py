@@ -45,6 +45,7 @@ BOXES = {  # what each plan takes
     "depthwise": Box(RANKS, ANY_DTYPE, ("depthwise",), empty_batch=False),
     "x columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
     "dy columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
+    "rows": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
     "groups": Box(RANKS, ANY_DTYPE, ("some", "depthwise"), empty_batch=False),
     "taps": Box(RANKS, ANY_DTYPE),
 }
@@ -271,7 +272,7 @@ def test_every_plan_keeps_special_values_where_they_belong(plan: str, rank: int)
 
 
 @each_plan
-@pytest.mark.parametrize("small", [300, 10**6])
+@pytest.mark.parametrize("small", [60, 300, 10**6])
 @pytest.mark.parametrize("dtype", [np.longdouble, np.int16, np.uint16, np.int32, np.int64])
 def test_every_plan_takes_other_numbers(
     plan: str, dtype: Any, small: int, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +329,9 @@ PROBLEMS = {
     "dy columns": partial(
         integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1))
     ),
+    "rows": partial(
+        integers_of, (2, 6, 5, 3), (3, 2, 3, 4), ConvParams((1, 1), ((1, 0), (0, 2)), (2, 1))
+    ),
     "groups": partial(
         integers_of, (2, 6, 5, 9), (3, 2, 3, 6), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1), 3)
     ),
@@ -354,7 +358,7 @@ def test_every_plan_is_of_use() -> None:
 def test_a_plan_that_does_not_fit_is_refused(plan: str) -> None:
     """The error names those that do."""
     p = PROBLEMS["x columns"](np.float32)
-    allowed = re.escape("'x columns', 'dy columns', 'taps'")
+    allowed = re.escape("'x columns', 'dy columns', 'rows', 'taps'")
     with pytest.raises(ValueError, match=f"plan={plan!r}: .*{allowed}"):
         conv_backward(p.x, p.w, p.dy, p.params, plan=plan)
     with pytest.raises(ValueError, match=f"plan={plan!r}: .*{allowed}"):

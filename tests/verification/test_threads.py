@@ -118,6 +118,7 @@ SHARED = [  # and from how many multiply-adds: of a layer, and of a part of one 
     (Layer("depthwise", (9, 24, 23, 40), (3, 3, 1, 80), ConvParams((1, 1), SAME, groups=40)), ALL),
     (Layer("strided", (9, 24, 23, 40), (3, 3, 1, 40), ConvParams((2, 3), SAME, groups=40)), ALL),
     (Layer("narrow", (4, 90, 90, 16), (3, 3, 16, 16), ConvParams(padding=SAME)), ALL),
+    (Layer("of one axis", (8, 9000, 16), (3, 16, 16), ConvParams((1,), ((1, 1),), (1,))), ALL),
     (Layer("groups", (4, 24, 23, 40), (3, 3, 5, 48), ConvParams(padding=SAME, groups=8)), SOME),
 ]
 
