@@ -365,10 +365,11 @@ def _check_numbers(name: str, array: Array) -> None:
 
 def _check_arrays(x: Array, **others: Array) -> None:
     """Raise unless all are plain arrays of numbers, of one type."""
-    if type(x) is not np.ndarray or x.dtype not in _USUAL:
+    is_usual = type(x) is np.ndarray and x.dtype in _USUAL
+    if not is_usual:
         _check_numbers("x", x)
     for name, array in others.items():
-        if type(array) is not np.ndarray or array.dtype is not x.dtype:
+        if not is_usual or type(array) is not np.ndarray or array.dtype is not x.dtype:
             _check_numbers(name, array)
             _check_same_dtype(x, name, array)
 

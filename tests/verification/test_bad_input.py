@@ -212,6 +212,20 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
         "x.dtype=object: must be a real number type",
     ),
     (
+        {"x": zeros(2, 5, 4, 4, dtype=object), "w": np.full((3, 2, 2, 6), "a", object)},
+        TypeError,
+        "w.dtype=object: must be a real number type",
+    ),
+    (
+        {
+            "x": zeros(2, 5, 4, 4, dtype=object),
+            "w": zeros(3, 2, 2, 6, dtype=object),
+            "dy": np.full((2, 3, 3, 6), None, object),
+        },
+        TypeError,
+        "dy.dtype=object: must be a real number type",
+    ),
+    (
         {"x": np.ma.masked_array(zeros(2, 5, 4, 4))},
         TypeError,
         "x=masked_array(",
