@@ -22,11 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from xml.sax.saxutils import escape
 
 from hypothesis import Phase, given, settings
@@ -42,6 +42,7 @@ from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
 
+Thing = TypeVar("Thing")
 COUNT = 1000
 ROOT = Path(__file__).resolve().parents[2]
 RANK, DTYPE = 2, "float32"
@@ -107,15 +108,22 @@ def svg(costs: Mapping[str, Cost]) -> str:
 def costs_of(names: Sequence[str], rounds: int) -> dict[str, Cost]:
     """What a problem costs for each of these oracles: the median of rounds that go in turn."""
     found: dict[str, list[Cost]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names:
-            print(f"harness, {number}: {name}", file=sys.stderr)
-            command = [sys.executable, "-m", "tests.benchmarks.harness", name, str(COUNT)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
-            found[name].append(Cost(*json.loads(done.stdout)))
+    for name in shown([*names] * rounds, "the harness"):
+        command = [sys.executable, "-m", "tests.benchmarks.harness", name, str(COUNT)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
+        found[name].append(Cost(*json.loads(done.stdout)))
     return {name: median(each) for name, each in found.items()}
+
+
+def shown(things: Sequence[Thing], what: str) -> Iterable[Thing]:
+    """The same, with their progress, if that goes to a terminal."""
+    from rich.console import Console  # without which the process of an oracle makes do
+    from rich.progress import track
+
+    screen = Console(stderr=True)
+    return track(things, what, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 def median(costs: Sequence[Cost]) -> Cost:

@@ -25,8 +25,6 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from oracles.registry import entries
 from reference import ConvParams, conv_backward
@@ -144,9 +142,7 @@ def against(
         each = {name: (ask, options) for name, ask in asks.items()}
         pause = PAUSE if threads > 1 else 0.0
         what = f"{'y' if forward else 'gradients'}, {dtype}, {threads_of(threads)}"
-        screen = Console(stderr=True)
-        shown = track(layers, what, console=screen, transient=True, disable=not screen.is_terminal)
-        return [times(each, layer, rounds, pause) for layer in shown]
+        return [times(each, layer, rounds, pause) for layer in harness.shown(layers, what)]
 
 
 def threads_of(count: int) -> str:
