@@ -31,6 +31,8 @@ _LANES = 4096  # that are summed together: three rows of them fit in a cache
 _MANY = 384  # channels from which outputs left over cost more than joining gains
 _VERY_MANY = 1024  # channels that are long enough by themselves
 _PART = 1 << 21  # multiply-adds of a part
+_LONG_PART = 1 << 23  # of one that has no stride: threads that meet often wait for each other
+_SLOWER = 4  # times as long as a multiply-add of BLAS is one of np.einsum
 _COPIED = range(128, 8192 // 3)  # lanes that NumPy's iterator copies, unless asked tap by tap
 _ASKED = 1 << 14  # multiply-adds that are worth asking once more
 _FEW = 32  # lanes that are added to what has just been stored, unless asked tap by tap
@@ -57,7 +59,7 @@ def forward(x: Array, w: Array, params: ConvParams) -> Array:
         for m, w_m in enumerate(filters):
             _sum_windows(padded, w_m, y[images][..., m], params)
 
-    for_each(part, _images(y, w), are_worth_it(multiply_adds(y, w)))
+    for_each(part, *_parts(y, w, params, sums=1))
     return y.reshape(shape)
 
 
@@ -79,7 +81,7 @@ def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, 
                 dx_part += dx_m
         return dw
 
-    dw = total(in_order(part, _images(dy, w), are_worth_it(multiply_adds(dy, w))))
+    dw = total(in_order(part, *_parts(dy, w, params, sums=2)))
     return dx, channels_last(dw, 0).reshape(w.shape)
 
 
@@ -109,9 +111,15 @@ def _by_phases(
     return _sum_products(padded, w.shape[:-1], dy, params)
 
 
-def _images(y: Array, w: Array) -> tuple[Cells, ...]:
-    """So many images at a time that there is something to do."""
-    return blocks_of((len(y),), _PART // (y[0].size * math.prod(w.shape[:-2])))
+def _parts(y: Array, w: Array, params: ConvParams, sums: int) -> tuple[tuple[Cells, ...], bool]:
+    """So many images at a time that there is something to do; whether threads are to share them."""
+    work = multiply_adds(y, w)
+    share = are_worth_it(sums * _SLOWER * work)
+    most = _PART // (work // len(y))
+    if share and max(params.stride) == 1:
+        pairs = -(-work // (2 * _LONG_PART))
+        most = -(-len(y) // (2 * pairs))
+    return blocks_of((len(y),), most), share
 
 
 def _by_filter(array: Array, channels: int) -> Array:

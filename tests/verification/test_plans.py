@@ -124,7 +124,7 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
     "limits",
     [
         [(plans, "_COLUMNS", 1 << 16), (depthwise, "_PART", 1 << 16)],
-        [(plans, "_COLUMNS", 60), (depthwise, "_PART", 60)],
+        [(plans, "_COLUMNS", 60), (depthwise, "_PART", 60), (depthwise, "_LONG_PART", 60)],
         [(products, "_SMALL", 60), (products, "_LEAST", 1)],
         [(windows, "_SHORT", 0), (windows, "_run_layout", windows._run_layout.__wrapped__)],
     ],

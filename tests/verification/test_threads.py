@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from reference import ConvParams, conv_backward, conv_forward, depthwise, threads
+from reference.problem import Size
 from reference.threads import in_order, thread_count
 from tests.support.layers import Layer
 
@@ -128,7 +130,8 @@ def test_bits_do_not_depend_on_threads(
     layer: Layer, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real numbers, of which another order of sums would be seen."""
-    monkeypatch.setattr(depthwise, "_PART", 1)
+    for limit in ("_PART", "_LONG_PART"):
+        monkeypatch.setattr(depthwise, limit, 1)
     monkeypatch.setattr(threads, "_SHARED", least)
     random = np.random.default_rng(0)
     shapes = (layer.x, layer.w, layer.dy)
@@ -146,3 +149,35 @@ def test_bits_do_not_depend_on_threads(
         found.append([array.tobytes() for array in (grads.dx, grads.dw, y)])  # db is BLAS's own
     assert len(asked) == 4  # backward and forward, by two and by five threads
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "images"),
+    [
+        ((8, 14, 14, 96), 1, [8]),
+        ((8, 10, 10, 1536), 1, [4, 4]),
+        ((8, 19, 19, 728), 1, [2, 2, 2, 2]),
+        ((7, 19, 19, 728), 1, [4, 3]),
+        ((1, 112, 112, 96), 1, [1]),
+        ((8, 56, 56, 144), 2, [2, 2, 2, 2]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_parts_of_depthwise_layers(
+    shape: Size, stride: int, images: list[int], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As few as two threads can share evenly, of what is worth it; whatever the threads."""
+    params = ConvParams((stride, stride), SAME, groups=shape[-1])
+    layer = Layer("", shape, (3, 3, 1, shape[-1]), params)
+    x, w, dy = (np.zeros(shape, np.float32) for shape in (layer.x, layer.w, layer.dy))
+    seen = []
+
+    def counted(function: Callable[[Any], Any], parts: Sequence[Any], share: bool) -> Any:
+        seen.append((share, [len(x[part]) for part in parts]))
+        return in_order(function, parts, share)
+
+    monkeypatch.setattr(threads, "THREADS", count)
+    monkeypatch.setattr(depthwise, "in_order", counted)
+    conv_backward(x, w, dy, params)
+    assert seen == [(shape != (8, 14, 14, 96), images)]
