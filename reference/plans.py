@@ -33,6 +33,7 @@ from reference.windows import (
     Cells,
     Phase,
     Shifts,
+    are_apart,
     blocks_of,
     channels_last,
     columns_of,
@@ -93,6 +94,8 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
     # an input, by two taps of its phase on average
     is_shared = math.prod(kernel) >= 2 * phase_count(kernel, params.stride)
     few = (_FEW // 2 if is_shared else _FEW) if is_strided else 0
+    if are_apart(kernel, params) and math.prod(kernel) > 1:
+        few = _NARROW
     if channels <= min(_NARROW, max(few, filters // 4)):
         return "x columns"
     narrow = _NARROW // 2 if is_strided else _NARROW
@@ -231,6 +234,8 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     dX lies channels first meanwhile, so that what is added lies in long rows.
     """
     kernel = w.shape[:-2]
+    if are_apart(kernel, params):
+        return _patches_backward(x, w, dy, params)
     padded = pad(x, params.padding)
     dx_padded = channels_last(np.zeros((x.shape[-1], *padded.shape[:-1]), x.dtype), 0)
     runs, dx_windows = runs_of(padded, kernel, params), windows_of(dx_padded, kernel, params)
@@ -245,6 +250,28 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
         return contract(columns_of(runs, block, w_rows), dy_rows)
 
     dw = total(map(part, blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))))
+    return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
+
+
+def _patches_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+    """The same where outputs are apart: what a block adds to dX is all of it there."""
+    kernel = w.shape[:-2]
+    padded = pad(x, params.padding)
+    dx_padded = np.zeros_like(padded)
+    runs, dx_runs = runs_of(padded, kernel, params), runs_of(dx_padded, kernel, params)
+    w_rows = as_rows(w)
+    w_transposed = np.ascontiguousarray(w_rows.T)
+
+    def part(block: Cells) -> Array:
+        dy_rows, place = as_rows(dy[block]), dx_runs[block]
+        patches = np.empty((len(dy_rows), len(w_rows)), x.dtype)
+        multiply(dy_rows, w_transposed, patches)
+        place[...] = patches.view(place.dtype).reshape(place.shape)
+        return contract(columns_of(runs, block, w_rows), dy_rows)
+
+    share = is_narrow(w.size) and are_worth_it(multiply_adds(dy, w))
+    blocks = blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))
+    dw = total(in_order(part, blocks, share))
     return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
 
 

@@ -81,6 +81,12 @@ def phase_count(kernel: Size, stride: Size) -> int:
     return math.prod(map(min, kernel, stride))
 
 
+def are_apart(kernel: Size, params: ConvParams) -> bool:
+    """Whether no two outputs see the same input."""
+    axes = zip(kernel, params.stride, params.dilation)
+    return all((taps - 1) * dilation < stride for taps, stride, dilation in axes)
+
+
 def _phases_along(
     size: int, taps: int, outputs: int, stride: int, dilation: int, lo: int
 ) -> Iterator[tuple[slice, slice, tuple[int, int], int]]:

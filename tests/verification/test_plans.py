@@ -216,6 +216,45 @@ def test_a_rest_of_outputs(
 
 
 @each_rank
+@pytest.mark.parametrize(("gap", "are_apart"), [(1, True), (2, True), (3, False)])
+@pytest.mark.parametrize("most", [60, 1 << 19])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.longdouble])
+def test_outputs_that_are_apart(
+    rank: int, gap: int, are_apart: bool, most: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sees inputs of its own, some of them in the padding; some inputs are seen by none."""
+    padding = ((1, 3), (0, 1), (2, 0))
+    params = ConvParams((3, 3, 2)[:rank], padding[:rank], (gap, 1, 1)[:rank])
+    problem = integers_of((2, *(11, 10, 7)[:rank], 5), (*(2, 3, 1)[:rank], 5, 6), params, dtype)
+    asked = []
+    patches = plans._patches_backward
+    monkeypatch.setattr(
+        plans, "_patches_backward", lambda *args: asked.append(args) or patches(*args)
+    )
+    monkeypatch.setattr(plans, "_COLUMNS", most)
+    monkeypatch.setattr(threads, "THREADS", 3)
+    monkeypatch.setattr(threads, "_SHARED", 1)
+    check("x columns", problem)
+    assert bool(asked) == are_apart
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "channels", "plan"),
+    [
+        (2, 2, 128, "x columns"),
+        (16, 16, 3, "x columns"),
+        (2, 3, 32, "x columns"),
+        (2, 2, 129, "taps"),
+        (1, 2, 128, "taps"),
+    ],
+)
+def test_patches_are_columns(kernel: int, stride: int, channels: int, plan: str) -> None:
+    """Of up to 128 channels, unless a kernel has one tap."""
+    shape, params = (2, 32, 32, channels), ConvParams((stride, stride))
+    assert choose(shape, (kernel, kernel, channels, channels), params) == plan
+
+
+@each_rank
 @pytest.mark.parametrize("wide", [1, 4, 6, 10**6])
 def test_groups_together(rank: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One group at a time, several, some left over at the end, or all."""
