@@ -58,21 +58,21 @@ _WIDER = 2  # times as many channels as filters up to which adding up that produ
 _SPARSE = 4  # times as large as the input
 _SLIGHT = 2048  # multiply-adds a row up to which that is faster than two threads
 _HEAVY = 2  # times as large as x
-_PADDED = ("w", "dw")  # that meet the padding
 
 
 class Plan(NamedTuple):
     """One way to compute.
 
-    `fits` says for which shapes of x and w and which params. An Inf or NaN in one of its `suspects`
-    (of "w", "y", "dx", "dw") may have met a zero of the padding, or of another group's filters, and
-    the result is not to be used.
+    `fits` says for which shapes of x and w and which params. Where it `pads`, an Inf or NaN in w or
+    dW may have met a zero of the padding; where it `joins` groups, one in y, dX or dW may have met
+    a zero of another group's filters. The result is then not to be used.
     """
 
     fits: Callable[[Size, Size, ConvParams], bool]
     forward: Callable[[Array, Array, ConvParams], Array]
     backward: Callable[[Array, Array, Array, ConvParams], Grads]
-    suspects: tuple[str, ...]
+    pads: bool = False
+    joins: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -386,27 +386,21 @@ def _dense_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
 
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        "point": Plan(_is_point, _point_forward, _point_backward, suspects=()),
-        "depthwise": Plan(_is_depthwise, depthwise.forward, depthwise.backward, suspects=_PADDED),
+        "point": Plan(_is_point, _point_forward, _point_backward),
+        "depthwise": Plan(_is_depthwise, depthwise.forward, depthwise.backward, pads=True),
         "groups": Plan(
             _is_grouped,
             partial(groups.forward, dense=_dense_forward),
             partial(groups.backward, dense=_dense_backward),
-            suspects=("y", "dx", "dw"),
+            joins=True,
         ),
-        "x columns": Plan(_is_dense, _columns_forward, _x_columns_backward, suspects=_PADDED),
+        "x columns": Plan(_is_dense, _columns_forward, _x_columns_backward, pads=True),
         "dy columns": Plan(
-            _is_dense,
-            _columns_forward,
-            partial(_by_phases, _columns_phase_backward),
-            suspects=_PADDED,
+            _is_dense, _columns_forward, partial(_by_phases, _columns_phase_backward), pads=True
         ),
         "rows": Plan(
-            _is_dense,
-            _rows_forward,
-            partial(_by_phases, _rows_phase_backward),
-            suspects=_PADDED,
+            _is_dense, _rows_forward, partial(_by_phases, _rows_phase_backward), pads=True
         ),
-        "taps": Plan(lambda *_: True, _taps_forward, _taps_backward, suspects=()),
+        "taps": Plan(lambda *_: True, _taps_forward, _taps_backward),
     }
 )
