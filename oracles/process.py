@@ -264,7 +264,9 @@ class Process:
     def _ready_channel(self) -> socket.socket:
         """The channel to a live child; raises Crashed if one has died since its last answer."""
         try:
-            while self._control is not None and select.select([self._control], [], [], 0)[0]:
+            while self._control is not None and self._has_imported:
+                if not select.select([self._control], [], [], 0)[0]:
+                    break
                 self._read_event(time.monotonic() + 1)
         except Crashed as error:
             self._report(str(error), self._log_tail())
@@ -277,11 +279,10 @@ class Process:
         """Have the zygote fork a new child; returns the channel to it."""
         if self._never_started is not None:
             raise self._never_started
-        alive = self._zygote is not None and self._zygote.poll() is None
-        if not alive:
+        if self._has_imported and self._zygote is not None and self._zygote.poll() is not None:
             self._end_zygote()
-        started = alive and self._has_imported
-        self.start()
+        started = self._has_imported
+        self.start()  # one that ended before it was asked is heard below
         assert self._control is not None
         deadline = time.monotonic() + (FORK_LIMIT if started else START_LIMIT)
         ours, theirs = socket.socketpair()

@@ -463,6 +463,32 @@ def test_an_import_that_fails_is_named(start) -> None:
             worker.grads(PROBLEM)
 
 
+@pytest.mark.parametrize(
+    ("name", "python", "words"),
+    [
+        ("exits_during_import", sys.executable, r"its zygote, which exits with code 3; it wrote"),
+        ("has_no_accelerator", sys.executable, "RuntimeError: "),
+        ("right", "/bin/false", "its zygote, which exits with code 1; it wrote"),
+    ],
+)
+def test_an_import_that_fails_before_it_is_asked(
+    name: str, python: str, words: str, start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same verdict, of one import; what it came to is not said a second time."""
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **more: started.append(args) or popen(*args, **more)
+    )
+    worker = start(name, python=python)
+    worker.start()
+    worker._process._zygote.wait(timeout=60)
+    for _ in range(2):
+        with pytest.raises(NotStarted, match=f"does not start: .*{words}"):
+            worker.grads(PROBLEM)
+    assert (len(started), worker.incidents) == (1, [])
+
+
 def test_another_interpreter() -> None:
     """NAME@python runs under that interpreter, with the version that is installed there."""
     entry = find(f"numerical@{sys.executable}")
