@@ -223,8 +223,7 @@ def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
     def part(block: Cells) -> None:
         multiply(columns_of(runs, block, w_rows), w_rows, as_rows(y[block]))
 
-    share = is_narrow(w.size) and are_worth_it(multiply_adds(y, w))
-    for_each(part, blocks_of(y.shape[:-1], _COLUMNS // len(w_rows)), share)
+    for_each(part, blocks_of(y.shape[:-1], _COLUMNS // len(w_rows)), _are_shared(y, w))
     return y
 
 
@@ -269,13 +268,12 @@ def _patches_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grad
         place[...] = patches.view(place.dtype).reshape(place.shape)
         return contract(columns_of(runs, block, w_rows), dy_rows)
 
-    share = is_narrow(w.size) and are_worth_it(multiply_adds(dy, w))
     blocks = blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))
-    dw = total(in_order(part, blocks, share))
+    dw = total(in_order(part, blocks, _are_shared(dy, w)))
     return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
 
 
-def _by_phases(
+def _each_phase(
     backward: Callable[[Array, Array, Array, Phase], Grads],
     x: Array,
     w: Array,
@@ -315,8 +313,7 @@ def _columns_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grad
         return matmul_of_transpose(as_rows(x[block]), taps[::-1])
 
     blocks = blocks_of(x.shape[:-1], _COLUMNS // len(w_rows))
-    share = is_narrow(w.size) and are_worth_it(multiply_adds(dy, w))
-    dw = total(in_order(part, blocks, share))
+    dw = total(in_order(part, blocks, _are_shared(dy, w)))
     if by_tap:
         return dx, dw.reshape(w.shape)
     dw = dw.reshape(-1, *kernel, w.shape[-1])
@@ -331,14 +328,12 @@ def _rows_forward(x: Array, w: Array, params: ConvParams) -> Array:
     runs = runs_of(pad(x, params.padding), (1, *w.shape[1:-2]), params)
     y = np.empty(y_shape(x.shape, w.shape, params), x.dtype)
     w_taps, y_images = w.reshape(len(w), -1, w.shape[-1]), _images(y)
-    narrow = is_narrow(w.size)
-    cut = narrow or threads.THREADS == 1  # BLAS has all its threads for large products
+    cut = is_narrow(w.size) or threads.THREADS == 1  # BLAS has all its threads for large products
 
     def part(shifts: Shifts) -> None:
         multiply_shifts(shifts.of(runs, y.dtype), w_taps, y_images[shifts.cells], cut=cut)
 
-    share = narrow and are_worth_it(multiply_adds(y, w))
-    for_each(part, _shifts_of(y, w_taps, params), share)
+    for_each(part, _row_blocks(y, w_taps, params), _are_shared(y, w))
     return y
 
 
@@ -350,21 +345,25 @@ def _rows_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
     w_taps = w_taps.reshape(len(w), -1, x.shape[-1])
     dx = np.empty(x.shape, x.dtype)
     x_images, dx_images = _images(x), _images(dx)
-    narrow = is_narrow(w.size)
-    cut = narrow or threads.THREADS == 1
+    cut = is_narrow(w.size) or threads.THREADS == 1
 
     def part(shifts: Shifts) -> Array:
         seen = shifts.of(runs, dx.dtype)
         multiply_shifts(seen, w_taps, dx_images[shifts.cells], cut=cut)
         return contract_shifts(x_images[shifts.cells], seen, cut=cut)
 
-    share = narrow and are_worth_it(multiply_adds(dy, w))
-    dw = total(in_order(part, _shifts_of(dx, w_taps, phase.params), share))
+    blocks = _row_blocks(dx, w_taps, phase.params)
+    dw = total(in_order(part, blocks, _are_shared(dy, w)))
     dw = channels_last(dw.reshape(len(w), -1, *kernel[1:], w.shape[-1]), 1).swapaxes(-1, -2)
     return dx, np.ascontiguousarray(taps_reversed(dw, rank))
 
 
-def _shifts_of(out: Array, w_taps: Array, params: ConvParams) -> tuple[Shifts, ...]:
+def _are_shared(y: Array, w: Array) -> bool:
+    """Whether threads of ours are to compute blocks: BLAS has one for products of so few rows."""
+    return is_narrow(w.size) and are_worth_it(multiply_adds(y, w))
+
+
+def _row_blocks(out: Array, w_taps: Array, params: ConvParams) -> tuple[Shifts, ...]:
     """Of outputs (N, *O, B), for w_taps (K0, A, B)."""
     taps, width, filters = w_taps.shape
     most = _COLUMNS // max(width, taps * filters)
@@ -396,10 +395,10 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         ),
         "x columns": Plan(_is_dense, _columns_forward, _x_columns_backward, pads=True),
         "dy columns": Plan(
-            _is_dense, _columns_forward, partial(_by_phases, _columns_phase_backward), pads=True
+            _is_dense, _columns_forward, partial(_each_phase, _columns_phase_backward), pads=True
         ),
         "rows": Plan(
-            _is_dense, _rows_forward, partial(_by_phases, _rows_phase_backward), pads=True
+            _is_dense, _rows_forward, partial(_each_phase, _rows_phase_backward), pads=True
         ),
         "taps": Plan(lambda *_: True, _taps_forward, _taps_backward),
     }

@@ -40,24 +40,24 @@ from tests.support.space import Condition, Wish, can_be, problems_like, table
 from tests.support.strategies import problems, special_problems
 
 ANY_DTYPE = ("float16", "bfloat16", "float32", "float64")
-BOXES = {  # what each plan takes
-    "point": Box(RANKS, ANY_DTYPE, ("one",), "one", padding="zero", empty_batch=False),
-    "depthwise": Box(RANKS, ANY_DTYPE, ("depthwise",), empty_batch=False),
-    "x columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
-    "dy columns": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
-    "rows": Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False),
-    "groups": Box(RANKS, ANY_DTYPE, ("some", "depthwise"), empty_batch=False),
-    "taps": Box(RANKS, ANY_DTYPE),
+ONE_GROUP = Box(RANKS, ANY_DTYPE, ("one",), empty_batch=False)
+KINDS = {  # of problems, and the plans that take them
+    "of one tap": (replace(ONE_GROUP, stride="one", padding="zero"), ("point",)),
+    "dense": (ONE_GROUP, ("x columns", "dy columns", "rows")),
+    "depthwise": (replace(ONE_GROUP, groups=("depthwise",)), ("depthwise",)),
+    "groups": (replace(ONE_GROUP, groups=("some", "depthwise")), ("groups",)),
+    "any": (Box(RANKS, ANY_DTYPE), ("taps",)),
 }
 LIMIT = 2048  # elements of x and of w: the definition is slow
-ANY = Domain(BOXES["taps"])
-each_plan = pytest.mark.parametrize("plan", BOXES)
+ANY = Domain(KINDS["any"][0])
+each_kind = pytest.mark.parametrize("kind", KINDS)
+each_plan = pytest.mark.parametrize("plan", PLANS)
 each_rank = pytest.mark.parametrize("rank", RANKS)
 
 
 def test_every_plan_is_asked() -> None:
     """None is left out here."""
-    assert set(BOXES) == set(PLANS)
+    assert sorted(plan for _, asked in KINDS.values() for plan in asked) == sorted(PLANS)
 
 
 def same(got: Array, want: Array) -> bool:
@@ -66,20 +66,22 @@ def same(got: Array, want: Array) -> bool:
     return got.shape == want.shape and got.dtype == want.dtype and bool(np.all(equal))
 
 
-def check(plan: str, p: ConvProblem) -> None:
-    """Assert that `plan` gives what the definition gives, from inputs that it may not write to.
+def check(p: ConvProblem, *asked: str) -> None:
+    """Assert that each gives what the definition gives, from inputs that it may not write to.
 
     Without a bias, db is not part of the problem, and need not fit into a narrow format.
     """
     x, w, dy = (array.view() for array in (p.x, p.w, p.dy))
     for array in (x, w, dy):
         array.flags.writeable = False
-    got = conv_backward(x, w, dy, p.params, plan=plan)
     want = naive_conv_backward(x, w, dy, p.params)
-    for name in ("dx", "dw", "db") if p.b is not None else ("dx", "dw"):
-        assert same(getattr(got, name), getattr(want, name)), f"{plan}: {name} {p!r:.2000}"
-    y = conv_forward(x, w, p.b, p.params, plan=plan)
-    assert same(y, naive_conv_forward(x, w, p.b, p.params)), f"{plan}: y {p!r:.2000}"
+    want_y = naive_conv_forward(x, w, p.b, p.params)
+    for plan in asked:
+        got = conv_backward(x, w, dy, p.params, plan=plan)
+        for name in ("dx", "dw", "db") if p.b is not None else ("dx", "dw"):
+            assert same(getattr(got, name), getattr(want, name)), f"{plan}: {name} {p!r:.2000}"
+        y = conv_forward(x, w, p.b, p.params, plan=plan)
+        assert same(y, want_y), f"{plan}: y {p!r:.2000}"
 
 
 def one_tap(condition: Condition | None) -> Condition:
@@ -87,21 +89,22 @@ def one_tap(condition: Condition | None) -> Condition:
     return lambda a: (a.taps == 1) & (True if condition is None else condition(a))
 
 
-def narrowed(plan: str, wish: Wish, rank: int) -> Wish:
-    """What is left of a region where a plan takes one tap alone."""
-    if plan != "point":
+def narrowed(kind: str, wish: Wish, rank: int) -> Wish:
+    """What is left of a region where kernels have one tap."""
+    if kind != "of one tap":
         return wish
     others = one_tap(wish.others) if rank > 1 else wish.others
     return replace(wish, axis=one_tap(wish.axis), others=others)
 
 
-@each_plan
+@each_kind
 @pytest.mark.parametrize("region", REGIONS)
-def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
-    """Bit for bit the definition, of every rank of which the region and the plan have problems."""
-    domain = Domain(BOXES[plan])
+def test_every_plan_is_exact_in_every_region(kind: str, region: str) -> None:
+    """Bit for bit the definition, of every rank of which the region has problems of the kind."""
+    box, asked = KINDS[kind]
+    domain = Domain(box)
     for rank in RANKS:
-        wish = narrowed(plan, REGIONS[region], rank)
+        wish = narrowed(kind, REGIONS[region], rank)
         if not wish.above:
             wish = replace(wish, limit=LIMIT)
         beside = wish.others is None or wish.others(table()).any()
@@ -113,13 +116,13 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
             )
             @given(drawn)
             def agrees(problem: ConvProblem) -> None:
-                check(plan, problem)
+                check(problem, *asked)
 
             agrees()
 
 
 @each_rank
-@pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "of one tap"])
 @pytest.mark.parametrize(
     "limits",
     [
@@ -131,21 +134,22 @@ def test_every_plan_is_exact_in_every_region(plan: str, region: str) -> None:
     ids=["one block", "many blocks", "small products", "runs of numbers"],
 )
 def test_every_plan_is_exact_on_random_problems(
-    plan: str, rank: int, limits: list[tuple[ModuleType, str, Any]], monkeypatch: pytest.MonkeyPatch
+    kind: str, rank: int, limits: list[tuple[ModuleType, str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bit for bit the definition; of 16-bit formats too, which are summed in float32.
 
     Blocks are computed side by side.
     """
+    box, asked = KINDS[kind]
     monkeypatch.setattr(threads, "THREADS", 3)
     monkeypatch.setattr(threads, "_SHARED", 1)
     for module, name, value in limits:
         monkeypatch.setattr(module, name, value)
 
     @settings(max_examples=25)
-    @given(st.sampled_from(ANY_DTYPE).flatmap(partial(problems, Domain(BOXES[plan]), rank)))
+    @given(st.sampled_from(ANY_DTYPE).flatmap(partial(problems, Domain(box), rank)))
     def agrees(problem: ConvProblem) -> None:
-        check(plan, problem)
+        check(problem, *asked)
 
     agrees()
 
@@ -164,7 +168,7 @@ def test_points_in_blocks(
     monkeypatch.setattr(plans, "_FEW", few)
     monkeypatch.setattr(products, "_SMALL", small)
     monkeypatch.setattr(products, "_LEAST", 1)
-    check("point", integers_of((2, 5, 3, channels), (1, 1, channels, 19), ConvParams(), np.float32))
+    check(integers_of((2, 5, 3, channels), (1, 1, channels, 19), ConvParams(), np.float32), "point")
 
 
 @each_rank
@@ -187,9 +191,9 @@ def test_ways_to_sum_channel_by_channel(
     monkeypatch.setattr(depthwise, "_strips", depthwise._strips.__wrapped__)  # which keeps nothing
 
     @settings(max_examples=25)
-    @given(problems(Domain(BOXES["depthwise"]), rank, "float32"))
+    @given(problems(Domain(KINDS["depthwise"][0]), rank, "float32"))
     def agrees(problem: ConvProblem) -> None:
-        check("depthwise", problem)
+        check(problem, "depthwise")
 
     agrees()
 
@@ -212,7 +216,7 @@ def test_a_rest_of_outputs(
     assert [strip.side for strip in strips(cells, 2, 1)] == sides
     params = ConvParams((1,) * rank, ((taps - 1, 0),) * rank, (1,) * rank, groups=2)
     x_shape, w_shape = (2, *(3,) * (rank - 1), cells, 2), (*(taps,) * rank, 1, 4)
-    check("depthwise", integers_of(x_shape, w_shape, params, np.float32))
+    check(integers_of(x_shape, w_shape, params, np.float32), "depthwise")
 
 
 @each_rank
@@ -234,7 +238,7 @@ def test_outputs_that_are_apart(
     monkeypatch.setattr(plans, "_COLUMNS", most)
     monkeypatch.setattr(threads, "THREADS", 3)
     monkeypatch.setattr(threads, "_SHARED", 1)
-    check("x columns", problem)
+    check(problem, "x columns")
     assert bool(asked) == are_apart
 
 
@@ -262,9 +266,9 @@ def test_groups_together(rank: int, wide: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(groups, "_parts", groups._parts.__wrapped__)  # which keeps nothing
 
     @settings(max_examples=25)
-    @given(problems(Domain(BOXES["groups"]), rank, "float32"))
+    @given(problems(Domain(KINDS["groups"][0]), rank, "float32"))
     def agrees(problem: ConvProblem) -> None:
-        check("groups", problem)
+        check(problem, "groups")
 
     agrees()
 
@@ -297,15 +301,16 @@ def test_groups_are_joined_for_blas_alone(dtype: str, plan: str) -> None:
 
 
 @each_rank
-@pytest.mark.parametrize("plan", [plan for plan in BOXES if plan != "point"])
-def test_every_plan_keeps_special_values_where_they_belong(plan: str, rank: int) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "of one tap"])
+def test_every_plan_keeps_special_values_where_they_belong(kind: str, rank: int) -> None:
     """NaN and Inf reach what the definition says, and none comes out of padding that is stored."""
+    box, asked = KINDS[kind]
 
     @settings(max_examples=25)
-    @given(special_problems(Domain(BOXES[plan]), rank, "float32"))
+    @given(special_problems(Domain(box), rank, "float32"))
     def agrees(problem: ConvProblem) -> None:
         with np.errstate(invalid="ignore"):
-            check(plan, problem)
+            check(problem, *asked)
 
     agrees()
 
@@ -319,7 +324,7 @@ def test_every_plan_takes_other_numbers(
     """Integers of 16 bits are not taken for floating-point numbers, nor are sums made wider."""
     monkeypatch.setattr(products, "_SMALL", small)
     monkeypatch.setattr(products, "_LEAST", 1)
-    check(plan, PROBLEMS[plan](dtype))
+    check(PROBLEMS[plan](dtype), plan)
 
 
 @each_plan
@@ -339,10 +344,10 @@ def test_a_wrong_plan_is_seen(plan: str, name: str, monkeypatch: pytest.MonkeyPa
         return grads
 
     wrong = right._replace(forward=forward) if name == "y" else right._replace(backward=backward)
-    check(plan, PROBLEMS[plan](np.float32))
+    check(PROBLEMS[plan](np.float32), plan)
     monkeypatch.setattr(conv, "PLANS", {**PLANS, plan: wrong})
     with pytest.raises(AssertionError, match=f"{plan}: {name}"):
-        check(plan, PROBLEMS[plan](np.float32))
+        check(PROBLEMS[plan](np.float32), plan)
 
 
 def integers_of(
