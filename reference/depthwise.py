@@ -17,9 +17,10 @@ from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
     Cells,
     Kept,
-    blocks_of,
+    Phase,
     channels_last,
     pad,
+    padding_of_rows,
     phase_count,
     phases_of,
     taps_reversed,
@@ -30,8 +31,9 @@ _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it i
 _LANES = 4096  # that are summed together: three rows of them fit in a cache
 _MANY = 384  # channels from which outputs left over cost more than joining gains
 _VERY_MANY = 1024  # channels that are long enough by themselves
-_PART = 1 << 21  # multiply-adds of a part
-_LONG_PART = 1 << 23  # of one that has no stride: threads that meet often wait for each other
+_PART = 1 << 22  # multiply-adds of a part
+_LONG_PART = 1 << 24  # of one that has no stride: threads that meet often wait for each other
+_BANDS = 4  # parts up to which images are cut: each pads anew what it sees of the next one
 _SLOWER = 4  # times as long as a multiply-add of BLAS is one of np.einsum
 _COPIED = range(128, 8192 // 3)  # lanes that NumPy's iterator copies, unless asked tap by tap
 _ASKED = 1 << 14  # multiply-adds that are worth asking once more
@@ -54,12 +56,14 @@ def forward(x: Array, w: Array, params: ConvParams) -> Array:
     y = np.empty((*shape[:-1], channels, len(filters)), x.dtype)
     kept = Kept()
 
-    def part(images: Cells) -> None:
-        padded = pad(x[images], params.padding, kept.x)
+    def part(cells: Cells) -> None:
+        images, rows = cells
+        padding = padding_of_rows(rows, x.shape[1], len(w), params.padding, params)
+        padded = pad(x[images], padding, kept.x)
         for m, w_m in enumerate(filters):
-            _sum_windows(padded, w_m, y[images][..., m], params)
+            _sum_windows(padded, w_m, y[cells][..., m], params)
 
-    for_each(part, *_parts(y, w, params, sums=1))
+    for_each(part, *_parts(len(y), y.shape[1], multiply_adds(y, w), params))
     return y.reshape(shape)
 
 
@@ -67,59 +71,83 @@ def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, 
     """dX and dW, filter by filter of every channel."""
     channels, is_strided = x.shape[-1], max(params.stride) > 1
     filters = _by_filter(w[..., 0, :], channels)
-    grads = _by_phases if is_strided else _at_once
+    phases = phases_of(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
     dx, kept = np.empty(x.shape, x.dtype), Kept()
 
-    def part(images: Cells) -> Array:
-        dx_part = dx[images]
-        seen = pad(x[images], params.padding, kept.x) if is_strided else x[images]
-        dw = np.empty(filters.shape, w.dtype)
+    def part(cells: Cells) -> Array:
+        images, rows = cells
+        dx_part, dw = dx[cells], np.empty(filters.shape, w.dtype)
+        if is_strided:
+            padded = pad(x[images], params.padding, kept.x)
+        else:
+            [phase] = phases
+            padding = padding_of_rows(rows, dy.shape[1], len(w), phase.padding, phase.params)
         for m, dy_m in enumerate(_by_filter(dy[images], channels)):
             dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
-            dw[m] = grads(seen, filters[m], dy_m, dx_m, params, kept.dy)
+            if is_strided:
+                dw[m] = _by_phases(padded, filters[m], dy_m, dx_m, phases, params, kept.dy)
+            else:
+                padded_dy = pad(dy_m, padding, kept.dy)
+                dw[m] = _at_once(x[cells], filters[m], padded_dy, dx_m, phase.params)
             if m:
                 dx_part += dx_m
         return dw
 
-    dw = total(in_order(part, *_parts(dy, w, params, sums=2)))
+    dw = total(in_order(part, *_parts(len(x), x.shape[1], 2 * multiply_adds(dy, w), params)))
     return dx, channels_last(dw, 0).reshape(w.shape)
 
 
-def _at_once(
-    x: Array, w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]
-) -> Array:
+def _at_once(x: Array, w: Array, padded_dy: Array, dx: Array, params: ConvParams) -> Array:
     """`dx` and, returned, dW, for w (*K, C) of stride 1, both from the windows of padded dy.
 
     dX = sum over taps of the windows * the reversed w; the reversed dW = sum over inputs of the
     windows * x.
     """
-    [phase] = phases_of(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params)
-    padded = pad(dy, phase.padding, kept)
-    _sum_windows(padded, taps_reversed(w, params.rank), dx, phase.params)
-    return taps_reversed(_sum_products(padded, w.shape[:-1], x, phase.params), params.rank)
+    _sum_windows(padded_dy, taps_reversed(w, params.rank), dx, params)
+    return taps_reversed(_sum_products(padded_dy, w.shape[:-1], x, params), params.rank)
 
 
 def _by_phases(
-    padded: Array, w: Array, dy: Array, dx: Array, params: ConvParams, kept: dict[Any, Array]
+    padded: Array,
+    w: Array,
+    dy: Array,
+    dx: Array,
+    phases: tuple[Phase, ...],
+    params: ConvParams,
+    kept: dict[Any, Array],
 ) -> Array:
     """`dx`, phase by phase as above, and, returned, dW, from the windows of padded x."""
     dx[...] = 0  # where no tap reads it
-    for phase in phases_of(dx.shape[1:-1], w.shape[:-1], dy.shape[1:-1], params):
+    for phase in phases:
         w_phase = taps_reversed(w[phase.taps], params.rank)
         padded_dy = pad(dy, phase.padding, kept)
         _sum_windows(padded_dy, w_phase, dx[phase.inputs], phase.params)
     return _sum_products(padded, w.shape[:-1], dy, params)
 
 
-def _parts(y: Array, w: Array, params: ConvParams, sums: int) -> tuple[tuple[Cells, ...], bool]:
-    """So many images at a time that there is something to do; whether threads are to share them."""
-    work = multiply_adds(y, w)
-    share = are_worth_it(sums * _SLOWER * work)
-    most = _PART // (work // len(y))
+def _parts(images: int, rows: int, work: int, params: ConvParams) -> tuple[tuple[Cells, ...], bool]:
+    """Images and rows of all parts of `work` multiply-adds; whether threads are to share them.
+
+    They are some images each, or, where threads share what has no stride, rows of one image.
+    """
+    share = are_worth_it(_SLOWER * work)
     if share and max(params.stride) == 1:
-        pairs = -(-work // (2 * _LONG_PART))
-        most = -(-len(y) // (2 * pairs))
-    return blocks_of((len(y),), most), share
+        count = 2 * -(-work // (2 * _LONG_PART))
+    else:
+        count = -(-images // max(1, _PART * images // work))
+    return _cells(images, rows, count), share
+
+
+@lru_cache(maxsize=4096)
+def _cells(images: int, rows: int, count: int) -> tuple[Cells, ...]:
+    """About `count` parts, of some images or, for the first few threads, of rows of an image."""
+    each, bands = -(-images // count), -(-min(count, _BANDS) // images)
+    band = -(-rows // bands)
+    return tuple(
+        (slice(image, min(image + each, images)), slice(row, min(row + band, rows)))
+        for image in range(0, images, each)
+        for row in range(0, rows, band)
+    )
 
 
 def _by_filter(array: Array, channels: int) -> Array:

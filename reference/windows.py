@@ -233,6 +233,18 @@ def _placed(shape: Size, padding: Padding) -> tuple[Size, Cells, Cells]:
     return (shape[0], *sizes, shape[-1]), tuple(target), tuple(source)
 
 
+def padding_of_rows(
+    rows: slice, size: int, taps: int, padding: Padding, params: ConvParams
+) -> Padding:
+    """`padding` of (N, *S, A) for what `rows` of the outputs' first axis see, and no more.
+
+    `size` and `taps` are S and K there; it is negative where they do not see all.
+    """
+    first = rows.start * params.stride[0] - padding[0][0]
+    last = (rows.stop - 1) * params.stride[0] - padding[0][0] + (taps - 1) * params.dilation[0]
+    return ((-first, last + 1 - size), *padding[1:])
+
+
 def unpad(padded: Array, shape: Size, padding: Padding) -> Array:
     """What lies within `padding`: (N, *S, A), C-contiguous, of that `shape`."""
     inside = (slice(lo, lo + size) for size, (lo, _) in zip(shape[1:], padding))

@@ -152,20 +152,27 @@ def test_bits_do_not_depend_on_threads(
 
 
 @pytest.mark.parametrize(
-    ("shape", "stride", "images"),
+    ("shape", "stride", "parts"),
     [
-        ((8, 14, 14, 96), 1, [8]),
-        ((8, 10, 10, 1536), 1, [4, 4]),
-        ((8, 19, 19, 728), 1, [2, 2, 2, 2]),
-        ((7, 19, 19, 728), 1, [4, 3]),
-        ((1, 112, 112, 96), 1, [1]),
-        ((8, 56, 56, 144), 2, [2, 2, 2, 2]),
+        ((8, 14, 14, 96), 1, [(8, 14)]),
+        ((8, 10, 10, 1536), 1, [(4, 10), (4, 10)]),
+        ((8, 19, 19, 728), 1, [(2, 19)] * 4),
+        ((7, 19, 19, 728), 1, [(4, 19), (3, 19)]),
+        ((1, 112, 112, 96), 1, [(1, 56), (1, 56)]),
+        ((1, 224, 224, 96), 1, [(1, 56)] * 4),
+        ((3, 75, 75, 288), 1, [(1, 38), (1, 37)] * 3),
+        ((8, 56, 56, 144), 2, [(2, 56)] * 4),
+        ((1, 112, 112, 512), 2, [(1, 112)]),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("count", [1, 2])
 def test_parts_of_depthwise_layers(
-    shape: Size, stride: int, images: list[int], count: int, monkeypatch: pytest.MonkeyPatch
+    shape: Size,
+    stride: int,
+    parts: list[tuple[int, int]],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As few as two threads can share evenly, of what is worth it; whatever the threads."""
     params = ConvParams((stride, stride), SAME, groups=shape[-1])
@@ -173,11 +180,11 @@ def test_parts_of_depthwise_layers(
     x, w, dy = (np.zeros(shape, np.float32) for shape in (layer.x, layer.w, layer.dy))
     seen = []
 
-    def counted(function: Callable[[Any], Any], parts: Sequence[Any], share: bool) -> Any:
-        seen.append((share, [len(x[part]) for part in parts]))
-        return in_order(function, parts, share)
+    def counted(function: Callable[[Any], Any], cells: Sequence[Any], share: bool) -> Any:
+        seen.append((share, [x[part].shape[:2] for part in cells]))
+        return in_order(function, cells, share)
 
     monkeypatch.setattr(threads, "THREADS", count)
     monkeypatch.setattr(depthwise, "in_order", counted)
     conv_backward(x, w, dy, params)
-    assert seen == [(shape != (8, 14, 14, 96), images)]
+    assert seen == [(shape != (8, 14, 14, 96), parts)]
