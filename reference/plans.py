@@ -63,9 +63,9 @@ _HEAVY = 2  # times as large as x
 class Plan(NamedTuple):
     """One way to compute.
 
-    `fits` says for which shapes of x and w and which params. Where it `pads`, an Inf or NaN in w or
-    dW may have met a zero of the padding; where it `joins` groups, one in y, dX or dW may have met
-    a zero of another group's filters. The result is then not to be used.
+    `fits` says for which shapes of x and w and which params. Where it `pads`, an Inf or NaN in w,
+    or in dy and so in dW, may have met a zero of the padding; where it `joins` groups, one in x or
+    dy, and so in y or dW, a zero of another group's filters. The result is then not to be used.
     """
 
     fits: Callable[[Size, Size, ConvParams], bool]

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 from types import ModuleType
 from typing import Any
 
@@ -242,6 +243,26 @@ def test_outputs_that_are_apart(
     assert bool(asked) == are_apart
 
 
+@pytest.mark.parametrize("size", [1, 4, 9])
+@pytest.mark.parametrize("padding", [(0, 0), (3, 1), (0, 7)])
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_rows_see_what_all_see(
+    size: int, padding: tuple[int, int], stride: int, dilation: int
+) -> None:
+    """Some outputs of an axis, of their part of it, padding included, and nothing else."""
+    taps, others = 2, ((0, 1),)
+    params = ConvParams((stride, 1), (padding, *others), (dilation, 1))
+    x = np.arange(1, 1 + 2 * size).reshape(1, size, 2, 1)
+    whole = windows.pad(x, params.padding)
+    extent = (taps - 1) * dilation + 1
+    outputs = (size + sum(padding) - extent) // stride + 1
+    for start, stop in combinations(range(outputs + 1), 2):
+        seen = windows.padding_of_rows(slice(start, stop), size, taps, params.padding, params)
+        want = whole[:, start * stride : (stop - 1) * stride + extent]
+        assert np.array_equal(windows.pad(x, seen), want)
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "channels", "plan"),
     [
@@ -313,6 +334,22 @@ def test_every_plan_keeps_special_values_where_they_belong(kind: str, rank: int)
             check(problem, *asked)
 
     agrees()
+
+
+@each_plan
+@pytest.mark.parametrize("name", ["x", "w", "dy"])
+@pytest.mark.parametrize(("value", "others"), [(math.nan, 1), (-math.inf, 0)])
+def test_every_plan_keeps_one_special_value_where_it_belongs(
+    plan: str, name: str, value: float, others: float
+) -> None:
+    """Wherever it is; all others are integers, or zero."""
+    problem = PROBLEMS[plan](np.float32)
+    arrays = {key: getattr(problem, key) * np.float32(others) for key in ("x", "w", "dy")}
+    for place in range(arrays[name].size):
+        special = arrays[name].copy()
+        special.flat[place] = value
+        with np.errstate(invalid="ignore"):
+            check(replace(problem, **{**arrays, name: special}), plan)
 
 
 @each_plan
