@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import re
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -471,3 +475,35 @@ def peak_of(call: Callable[[], object]) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+FAULTS = """
+import resource
+import numpy as np
+from reference import ConvParams, conv_backward, conv_forward
+x, w = np.ones((8, 164, 32), np.float32), np.ones((2, 32, 32), np.float32)
+dy, params = np.ones((8, 163, 32), np.float32), ConvParams((1,), ((0, 0),), (1,))
+call = lambda: (conv_forward(x, w, None, params), conv_backward(x, w, dy, params))
+for _ in range(10):
+    call()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(100):
+    call()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc's allocator")
+@pytest.mark.parametrize("keeps", [True, False])
+def test_memory_is_kept_for_the_next_call(keeps: bool) -> None:
+    """In a process that has seen nothing large, or the system is asked for it every time."""
+    script = FAULTS if keeps else f"from reference import conv\nconv._keep_memory = int\n{FAULTS}"
+    environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
+    )
+    assert (int(done.stdout) < 30) == keeps
