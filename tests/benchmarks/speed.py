@@ -469,9 +469,9 @@ channels are bound by memory: x is read and dX written once.
 
 BLAS has its threads for large products only, and small ones are the fastest where channels are few.
 Depthwise layers and columns of few channels are therefore computed in parts, side by side, in as
-many threads of Python as BLAS has, where that takes some 10 ms: after a pause Linux lets a second
-thread wait for the core of the first, for longer than small layers take. Copies beside large
-products are made by one."""
+many threads of Python as BLAS has, where that takes some milliseconds: after a pause Linux lets a
+second thread wait for the core of the first, for longer than small layers take, and threads wait
+for each other's Python. Copies beside large products are made by one."""
 
 
 if __name__ == "__main__":
