@@ -140,7 +140,7 @@ def _parts(images: int, rows: int, work: int, params: ConvParams) -> tuple[tuple
 
 @lru_cache(maxsize=4096)
 def _cells(images: int, rows: int, count: int) -> tuple[Cells, ...]:
-    """About `count` parts, of some images or, for the first few threads, of rows of an image."""
+    """About `count` parts, of some images each or, up to _BANDS parts, of rows of one."""
     each, bands = -(-images // count), -(-min(count, _BANDS) // images)
     band = -(-rows // bands)
     return tuple(

@@ -64,8 +64,9 @@ class Plan(NamedTuple):
     """One way to compute.
 
     `fits` says for which shapes of x and w and which params. Where it `pads`, an Inf or NaN in w,
-    or in dy and so in dW, may have met a zero of the padding; where it `joins` groups, one in x or
-    dy, and so in y or dW, a zero of another group's filters. The result is then not to be used.
+    or in dy and so in dW, may have met a zero of the padding; where it `joins` groups, by a plan
+    that may pad, one in x or dy, and so in y or dW, a zero of another group's filters too. The
+    result is then not to be used.
     """
 
     fits: Callable[[Size, Size, ConvParams], bool]
@@ -359,7 +360,7 @@ def _rows_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
 
 
 def _are_shared(y: Array, w: Array) -> bool:
-    """Whether threads of ours are to compute blocks: BLAS has one for products of so few rows."""
+    """Whether threads of ours share the blocks: BLAS has one thread for products that small."""
     return is_narrow(w.size) and are_worth_it(multiply_adds(y, w))
 
 
