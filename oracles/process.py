@@ -264,6 +264,7 @@ class Process:
     def _ready_channel(self) -> socket.socket:
         """The channel to a live child; raises Crashed if one has died since its last answer."""
         try:
+            # what it says before it has imported, `_fork` is to hear
             while self._control is not None and self._has_imported:
                 if not select.select([self._control], [], [], 0)[0]:
                     break
