@@ -133,13 +133,10 @@ class Question:
             _ = self._standard
 
     @property
-    def sums(self) -> ConvGrads | None:
-        """S of every element, see `absolute_sums`; None if that is not known already.
-
-        Known it is after `begin`, unless there are NaN or Inf in the problem.
-        """
+    def want(self) -> ConvGrads | None:
+        """The right results in higher precision; None before `begin`."""
         standard: _Standard | None = self.__dict__.get("_standard")
-        return standard.expected.sums if standard and is_finite(self.problem) else None
+        return standard.expected.want if standard else None
 
     def verdict(self) -> Verdict:
         """The verdict on the oracle's answer."""

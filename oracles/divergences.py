@@ -57,10 +57,10 @@ class Divergence:
     lacks: str = ""
     variants: tuple[str, ...] = ("",)
 
-    @property
-    def names(self) -> list[str]:
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
         """The names of the oracles that the record speaks of: NAME or NAME:VARIANT."""
-        return [f"{self.oracle}:{variant}".rstrip(":") for variant in self.variants]
+        return frozenset(f"{self.oracle}:{variant}".rstrip(":") for variant in self.variants)
 
     def covers(self, name: str, version: str, environment: Mapping[str, str]) -> bool:
         """Whether the record speaks of this version of the oracle `name`, on this processor.
@@ -68,7 +68,7 @@ class Divergence:
         `environment` is what is set in the oracle's process beside what is inherited.
         """
         return (
-            not {name, _SAME_KERNELS.get(name)}.isdisjoint(self.names)
+            (name in self.names or _SAME_KERNELS.get(name) in self.names)
             and _in_range(self.versions, version)
             and (not self.needs or _is_used(self.needs, environment))
             and not (self.lacks and _is_used(self.lacks, environment))

@@ -39,7 +39,7 @@ from tests.support.coverage import (
 )
 from tests.support.regions import REGIONS, regions_in_common, regions_of
 from tests.support.reporting import Tally
-from tests.support.space import Facts, axes_of, can_be, problems_like, table
+from tests.support.space import Facts, axes_of, can_be, problems_like, table, various
 from tests.support.strategies import Fill, problems
 from tests.support.verification import Verification
 from tests.verification import test_coverage
@@ -61,6 +61,7 @@ BOXES = st.builds(
 )
 FILLS: tuple[Fill, ...] = ("small", "wide", "reals")
 few = settings(max_examples=40)
+each_rank = pytest.mark.parametrize("rank", [2, 3])
 
 
 def test_the_table() -> None:
@@ -94,6 +95,28 @@ def test_every_region_is_reached(data: DataObject, box: Box, name: str) -> None:
         assert domain.refusal(problem) is None
         assert REGIONS[name].holds(Facts.of(problem))
         assert name in regions_of(problem)
+
+
+@given(problem=various(ANY, 2, "float32", "small") | various(ANY, 3, "float32", "small"))
+def test_regions_of_a_problem(problem: ConvProblem) -> None:
+    """All that hold, in their order, whichever axes have been looked at before."""
+    facts = Facts.of(problem)
+    assert regions_of(problem) == [name for name, wish in REGIONS.items() if wish.holds(facts)]
+
+
+@each_rank
+@pytest.mark.parametrize("most", [128, 448, None])
+def test_axes_that_differ_fit(rank: int, most: int | None) -> None:
+    """However few elements an oracle takes."""
+    name = "all axes different"
+    domain = Domain(Box((rank,), ("float32",), max_elements=most))
+
+    @given(problem=problems_like(REGIONS[name], domain, rank, "float32", "small"))
+    def draw(problem: ConvProblem) -> None:
+        assert domain.refusal(problem) is None
+        assert name in regions_of(problem)
+
+    draw()
 
 
 @pytest.mark.parametrize("name", REGIONS)

@@ -18,8 +18,9 @@ from typing import Any
 import ml_dtypes  # noqa: F401  # makes NumPy know bfloat16
 import numpy as np
 
+from reference.conv import conv_backward, conv_forward
 from reference.problem import Array, ConvParams, ConvProblem
-from reference.rounding import ACCUMULATION, FORMATS, absolute_sums
+from reference.rounding import ACCUMULATION, FORMATS, absolute_sums, largest_in, upper_bounds
 
 ARRAYS = ("x", "w", "b", "dy")
 WIDE = ("x", "w", "dy")
@@ -105,7 +106,7 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
     if style == "tiny":
         return _as_type(_scaled(problem, math.ceil(math.log2(tiny) / 2)), dtype)
     room = math.log2(min(stored.largest, summed.largest)) - 1
-    if style == "huge" or _room(_upper_bounds(problem), problem, room) < 0:
+    if style == "huge" or _room(upper_bounds(problem), problem, room) < 0:
         exponent = math.floor(_room(_largest_sums(problem), problem, room))
         if style == "huge" or exponent < 0:
             problem = _scaled(problem, exponent)
@@ -114,7 +115,7 @@ def reals(seeds: Seeds, params: ConvParams, dtype: str, style: str) -> ConvProbl
 
 def _room(sums: Mapping[str, float], problem: ConvProblem, room: float) -> float:
     """The binary exponent that x, w and dy can be scaled by for no sum to be above 2^`room`."""
-    largest = max(1.0, *sums.values(), _largest(problem.b))
+    largest = max(1.0, *sums.values(), largest_in(problem.b))
     of_dy = np.abs(problem.dy).sum(axis=tuple(range(problem.dy.ndim - 1)))  # scaled once, not twice
     return min((room - math.log2(largest)) / 2, room - math.log2(np.max(of_dy, initial=1)))
 
@@ -127,11 +128,11 @@ def _returning(problem: ConvProblem, largest: float) -> ConvProblem:
     x[1:2], dy[1:2], x[2:] = -x[:1] / 2, dy[:1], 0
     problem = replace(problem, x=x, dy=dy)
     sums = absolute_sums(problem)
-    of_dw = math.floor(math.log2(2 * largest / max(1.0, _largest(sums.dw) / 1.5)))
-    of_db = math.floor(math.log2(largest / max(1.0, _largest(sums.db))))
+    of_dw = math.floor(math.log2(2 * largest / max(1.0, largest_in(sums.dw) / 1.5)))
+    of_db = math.floor(math.log2(largest / max(1.0, largest_in(sums.db))))
     of_dy = min(of_dw // 2, of_db)
-    of_x = min(of_dw - of_dy, math.floor(math.log2(largest / max(1.0, _largest(np.abs(x))))))
-    most = max(1.0, _largest(sums.dx) * 2.0**of_dy, _largest(sums.y) * 2.0**of_x)
+    of_x = min(of_dw - of_dy, math.floor(math.log2(largest / max(1.0, largest_in(x)))))
+    most = max(1.0, largest_in(sums.dx) * 2.0**of_dy, largest_in(sums.y) * 2.0**of_x)
     of_w = min(0, math.floor(math.log2(largest / most)) - 1)
     x, w, dy = (np.ldexp(a, e) for a, e in ((x, of_x), (problem.w, of_w), (dy, of_dy)))
     return replace(problem, x=x, w=w, dy=dy)
@@ -143,26 +144,33 @@ def thinned(problem: ConvProblem, names: tuple[str, ...], most: float) -> ConvPr
     Only the operands of a sum that is too large are thinned out, so that the other results keep
     their sums. The first element of each array is kept.
     """
-    is_small = max(_upper_bounds(problem).values()) < most
+    is_small = max(upper_bounds(problem).values()) < most
     return problem if is_small else _thinned(problem, names, most)[0]
 
 
 def _thinned(
     problem: ConvProblem, names: tuple[str, ...], most: float
 ) -> tuple[ConvProblem, dict[str, float]]:
-    """The same, and the largest S of each result."""
+    """The same, and what S of no element of each result exceeds: the largest, mostly.
+
+    Zeros make no S larger, so what is small enough stays so.
+    """
     bits = dict.fromkeys(names, 0)
-    while True:
-        largest = _largest_sums(problem)
-        name = next((name for name in OPERANDS if largest[name] > most), None)
-        if name is None:
-            return problem, largest
-        operands = [operand for operand in OPERANDS[name] if operand in names]
-        further = math.floor(math.log2(largest[name] / most)) // len(operands)
-        for operand in operands:
-            bits[operand] += max(1, further)
-            assert bits[operand] < 64, "one product is more than the format can hold"
-            problem = _without(problem, operand, bits[operand])
+    found: dict[str, float] = {}
+    for sums_of in (_largest_of_db, _largest_of_grads, _largest_of_y):
+        while True:
+            largest = sums_of(problem)
+            name = next((name for name, one in largest.items() if one > most), None)
+            if name is None:
+                break
+            operands = [operand for operand in OPERANDS[name] if operand in names]
+            further = math.floor(math.log2(largest[name] / most)) // len(operands)
+            for operand in operands:
+                bits[operand] += max(1, further)
+                assert bits[operand] < 64, "one product is more than the format can hold"
+                problem = _without(problem, operand, bits[operand])
+        found |= largest
+    return problem, found
 
 
 def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
@@ -178,23 +186,24 @@ def _without(problem: ConvProblem, name: str, bits: int) -> ConvProblem:
 
 def _largest_sums(problem: ConvProblem) -> dict[str, float]:
     """The largest S of each result."""
-    sums = absolute_sums(problem)
-    return {name: _largest(getattr(sums, name)) for name in OPERANDS}
+    return _largest_of_db(problem) | _largest_of_grads(problem) | _largest_of_y(problem)
 
 
-def _upper_bounds(problem: ConvProblem) -> dict[str, float]:
-    """What S of no element of each result exceeds: quicker to know than the largest."""
-    x, w, b, dy = map(_largest, (problem.x, problem.w, problem.b, problem.dy))
-    filters = problem.w.shape[-1]
-    of_dx = math.prod(problem.kernel) * filters // problem.params.groups
-    of_dw = problem.dy.size // max(1, filters)
-    of_y = math.prod(problem.w.shape[:-1])
-    return {"db": of_dw * dy, "dw": of_dw * x * dy, "dx": of_dx * dy * w, "y": of_y * x * w + b}
+def _largest_of_db(problem: ConvProblem) -> dict[str, float]:
+    axes = tuple(range(problem.dy.ndim - 1))
+    return {"db": 0 if problem.b is None else largest_in(np.abs(problem.dy).sum(axis=axes))}
 
 
-def _largest(array: Array | None) -> float:
-    """The largest absolute value."""
-    return 0.0 if array is None else float(np.max(np.abs(array), initial=0))
+def _largest_of_grads(problem: ConvProblem) -> dict[str, float]:
+    x, w, dy = map(np.abs, (problem.x, problem.w, problem.dy))
+    grads = conv_backward(x, w, dy, problem.params)
+    return {"dw": largest_in(grads.dw), "dx": largest_in(grads.dx)}
+
+
+def _largest_of_y(problem: ConvProblem) -> dict[str, float]:
+    b = None if problem.b is None else np.abs(problem.b)
+    y = conv_forward(np.abs(problem.x), np.abs(problem.w), b, problem.params)
+    return {"y": largest_in(y)}
 
 
 def _hash(seeds: Array, name: str) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 
 from oracles.protocol import GroupKind
@@ -161,7 +162,33 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
 def regions_of(problem: ConvProblem) -> list[str]:
     """The names of the regions that `problem` is in."""
     facts = Facts.of(problem)
-    return [name for name, wish in REGIONS.items() if wish.holds(facts)]
+    possible = _possible(facts.axes)
+    return [
+        name
+        for number, (name, wish) in enumerate(REGIONS.items())
+        if possible >> number & 1 and wish.holds(facts)
+    ]
+
+
+def _possible(axes: Sequence[Axes]) -> int:
+    """The regions that a problem with these axes can be in, a bit each."""
+    met = [_met_by(axis) for axis in axes]
+    found = 0
+    for place, (as_one, _) in enumerate(met):
+        for _, as_other in (*met[:place], *met[place + 1 :]):
+            as_one &= as_other
+        found |= as_one
+    return found
+
+
+@lru_cache(maxsize=1 << 14)  # random problems have the same axes again and again
+def _met_by(axis: Axes) -> tuple[int, int]:
+    """The regions whose `axis` holds for this one, and those whose `others` does, a bit each."""
+    as_one = as_other = 0
+    for number, wish in enumerate(REGIONS.values()):
+        as_one |= (wish.axis is None or bool(wish.axis(axis))) << number
+        as_other |= (wish.others is None or bool(wish.others(axis))) << number
+    return as_one, as_other
 
 
 def regions_in_common(failing: Sequence[ConvProblem], passing: Sequence[ConvProblem]) -> list[str]:

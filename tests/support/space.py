@@ -45,6 +45,7 @@ _MOST_CELLS = 64
 _MANY_CELLS = 280  # for many outputs
 _MOST_OTHER_CELLS = 6  # of the axes that no condition is put on
 _MOST_DISTINCT_CELLS = 7
+_ONE_CELL = (1, 1, 1, 0, 0, 1)  # the row of one tap, without padding
 _LIMIT = 16_384  # elements of x and of w
 _BATCHES = (1, 2, 3)
 
@@ -387,7 +388,7 @@ def _spatial(
     every = table()
     rows = rows_of(wish, box, kind, rank)
     if wish.is_distinct:
-        return draw(_distinct(rows, rank))
+        return draw(_distinct(rows, wish.room(Axes(*_ONE_CELL), box, kind), rank))
     chosen = [int(rows[draw(whole(0, len(rows) - 1), label="axis")])]
     if rank > 1:
         others = _beside(wish, box, kind, chosen[0], rank)
@@ -397,10 +398,14 @@ def _spatial(
 
 
 @st.composite
-def _distinct(draw: DrawFn, rows: Rows, rank: int) -> list[tuple[int, ...]]:
-    """Rows of which no two have the same cells, taps, stride or low padding."""
+def _distinct(draw: DrawFn, rows: Rows, room: tuple[int, int], rank: int) -> list[tuple[int, ...]]:
+    """Rows of which no two have the same cells, taps, stride or low padding.
+
+    All cells together are no more than the first of `room`, all taps no more than the second.
+    """
     every = table()
-    rows = rows[every.cells[rows] <= _MOST_DISTINCT_CELLS]
+    cells, taps = (_most_distinct(rank, most) for most in room)
+    rows = rows[(every.cells[rows] <= cells) & (every.taps[rows] <= taps)]
     chosen = []
     for _ in range(rank):
         number = int(rows[draw(whole(0, len(rows) - 1), label="axis")])
@@ -408,6 +413,12 @@ def _distinct(draw: DrawFn, rows: Rows, rank: int) -> list[tuple[int, ...]]:
         for column in (every.cells, every.taps, every.stride, every.lo):
             rows = rows[column[rows] != column[number]]
     return chosen
+
+
+def _most_distinct(rank: int, room: int) -> int:
+    """The largest of `rank` different numbers, so that whichever they are they fit into `room`."""
+    numbers = range(rank, _MOST_DISTINCT_CELLS + 1)
+    return max(most for most in numbers if math.perm(most, rank) <= room)
 
 
 def _square(wish: Wish, axes: Sequence[tuple[int, ...]]) -> int:

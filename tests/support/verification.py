@@ -188,7 +188,7 @@ class Verification:
         question = self._question(oracle, problem)
         verdict = question.verdict()
         self.count(question.problem, verdict, time.perf_counter() - start)
-        if is_weak(problem, question.sums):
+        if is_weak(problem, question.want):
             self.tally.add_weak(oracle.name)
             if self._looking and not is_enough:
                 reject()  # to Hypothesis: it does not count
@@ -216,7 +216,7 @@ class Verification:
         start = time.perf_counter()
         question = self._question(oracle, problem)
         question.begin()
-        weak = is_weak(problem, question.sums)
+        weak = is_weak(problem, question.want)
         seconds = time.perf_counter() - start
         self.settle()
         self._pending = _Pending(question, seconds, weak, agreed)
@@ -625,19 +625,22 @@ def promised_bits(domain: Domain, dtype: str) -> int:
     return FORMATS[dtype].precision
 
 
-def is_weak(problem: ConvProblem, sums: ConvGrads | None = None) -> bool:
-    """Whether hardly a fault could show in `problem`, of which `sums` are the absolute ones.
+def is_weak(problem: ConvProblem, want: ConvGrads | None = None) -> bool:
+    """Whether hardly a fault could show in `problem`, whose right results are `want`, if known.
 
-    Either dX or dW is zero everywhere, or no result is a sum of more than one product.
+    Either all products in dX or all in dW are zero, or no result is a sum of more than one.
     """
-    if sums is None:
-        sums = absolute_sums(problem)
     terms = (
         math.prod(problem.w.shape[:-1]),  # of y
         math.prod(problem.kernel) * problem.w.shape[-1] // problem.params.groups,  # of dX
         math.prod(problem.dy.shape[:-1]),  # of dW
     )
-    return max(terms) <= 1 or not sums.dx.any() or not sums.dw.any()
+    if max(terms) <= 1:
+        return True
+    if want is not None and want.dx.any() and want.dw.any():
+        return False
+    sums = absolute_sums(problem)  # results can be zero where products are not
+    return not sums.dx.any() or not sums.dw.any()
 
 
 def leaves(error: BaseException) -> list[BaseException]:

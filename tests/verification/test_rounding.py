@@ -22,8 +22,10 @@ from reference.rounding import (
     FACTORS,
     FORMATS,
     RESULTS,
+    absolute_sums,
     as_rationals,
     expect,
+    upper_bounds,
 )
 from tests.support.fills import STYLES, reals
 from tests.support.strategies import Fill, problems
@@ -492,8 +494,38 @@ def test_bits_at_the_edges() -> None:
     for garbage in (1e-30, np.nan):
         assert expected.bits("y", honest + line([0, garbage], "float32"), 24) == 0
     empty = replace(expected, want=replace(expected.want, y=np.zeros((0, 2, 1))))
-    empty = replace(empty, sums=replace(expected.sums, y=np.zeros((0, 2, 1))))
     assert empty.bits("y", np.zeros((0, 2, 1), np.float32), 24) == 24
+
+
+@each_dtype
+@given(data=st.data())
+def test_upper_bounds(dtype: str, data: st.DataObject) -> None:
+    """S exceeds none, and comes to each where all elements are equal and no tap is in a padding."""
+    problem = data.draw(problems(Domain(Box((2,), (dtype,))), 2, dtype, "small"))
+    equal = replace(
+        problem,
+        x=np.full_like(problem.x, 2),
+        w=np.full_like(problem.w, 3),
+        b=None if problem.b is None else np.full_like(problem.b, 5),
+        dy=np.full_like(problem.dy, 7),
+    )
+    for one in (problem, equal):
+        bounds, sums = upper_bounds(one), absolute_sums(one)
+        for name in RESULTS:
+            if (of_each := getattr(sums, name)) is not None:
+                assert np.max(of_each, initial=0) <= bounds[name]
+
+    taps, filters = math.prod(problem.kernel), problem.w.shape[-1] // problem.params.groups
+    no_padding = ConvParams(problem.params.stride, ((0, 0), (0, 0)), (1, 1), problem.params.groups)
+    one_output = np.full((2, *problem.kernel, problem.x.shape[-1]), 2).astype(dtype)
+    dy = np.full((2, 1, 1, problem.w.shape[-1]), 7).astype(dtype)
+    whole = ConvProblem(one_output, equal.w, equal.b, dy, no_padding)
+    bounds, sums = upper_bounds(whole), absolute_sums(whole)
+    assert np.all(sums.y == bounds["y"])
+    assert np.all(sums.dw == bounds["dw"])
+    assert np.all(sums.dx * taps == bounds["dx"])  # each cell is read by one tap only
+    assert np.all(sums.dx == 3 * 7 * filters)
+    assert sums.db is None or np.all(sums.db == bounds["db"])
 
 
 @each_dtype
