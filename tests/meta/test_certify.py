@@ -192,12 +192,13 @@ def test_what_a_table_says_of_crashes_and_wrong_answers(monkeypatch: pytest.Monk
     """They are told apart."""
     monkeypatch.setattr(probing, "RANKS", (1,))
     monkeypatch.setattr(probing, "DTYPES", ("float32",))
-    probe = probing.Probe(find("tests.support.zoo:two_regions"), time_limit=30)
+    probe = probing.Probe(find("tests.support.zoo:two_regions"), time_limit=30, each=20)
     plain = probing.Place(1, "float32", "one")
     strided = replace(plain, mixture=("any", "one", "zero"))
     found = [probe.attempt(plain), probe.attempt(strided)]
     probe.close()
-    assert found == [{"right", "wrong"}, {"wrong", "crashes"}]
+    assert found[0] == {"right", "wrong"}
+    assert {"wrong", "crashes"} <= found[1]
     assert probe.row([plain]) == "right / wrong"
     assert "1-D float32" in probe.wrong[plain]
 

@@ -99,8 +99,9 @@ def _like_in_sums(
 def rungs(domain: Domain) -> Iterator[Rung]:
     """The rungs of an oracle with this domain, the plain ones first."""
     plain = plain_part(domain)
-    for result in ("y", "dx", "dw", "db"):
+    for result in ("y", "dx", "dw"):
         yield Rung(_WORDS[result], _random(plain), (result,))
+    yield Rung(_WORDS["db"], _like(plain, Wish(bias=True)), ("db",))
     for rank in RANKS:
         yield Rung(f"rank {rank}", _random(_some(plain, ranks=(rank,))))
     for name, wish in _WISHES.items():

@@ -130,6 +130,12 @@ def describe_features(problem: ConvProblem) -> dict[str, int | str]:
             problem.spatial, params.padding, out, params.stride, problem.extent
         )
     ]
+    # dX is a convolution too, of dy that is spread by the stride, and padded by so much
+    dx_lo = [extent - 1 - before for extent, before in zip(problem.extent, lo)]
+    dx_hi = [
+        size - 1 + before - (o - 1) * stride
+        for size, before, o, stride in zip(problem.spatial, lo, out, params.stride)
+    ]
     for name, values in (
         ("stride", params.stride),
         ("dilation", params.dilation),
@@ -139,6 +145,8 @@ def describe_features(problem: ConvProblem) -> dict[str, int | str]:
         ("padding lo", lo),
         ("padding hi", hi),
         ("unread end", ends),
+        ("padding lo of dX", dx_lo),
+        ("padding hi of dX", dx_hi),
     ):
         features[f"max({name})"] = max(values)
         if rank > 1:

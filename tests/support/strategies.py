@@ -150,9 +150,10 @@ def _problem(
     draw: DrawFn, box: Box, rank: int, dtype: str, fill: Fill, styles: tuple[str, ...]
 ) -> ConvProblem:
     padding_kind = draw(one_of(_padding_kinds(box)), label="padding kind")
-    strides = (1,) if box.stride == "one" else tuple(range(1, _MAX_STRIDE[rank] + 1))
-    if box.stride == "equal":
-        strides = (draw(one_of(strides), label="stride of all axes"),)
+    most_stride = 1 if box.stride == "one" else _MAX_STRIDE[rank]
+    stride = None
+    if box.stride != "any":
+        stride = draw(whole(1, most_stride), label="stride of all axes")
     limit = min(box.max_elements or _MAX_ELEMENTS, _MAX_ELEMENTS)
     shape = draw(one_of(_SHAPES), label="shape")
     most_taps = 1 if "pointwise" in shape else _MAX_TAPS[rank]
@@ -162,10 +163,10 @@ def _problem(
     else:
         most_further = 1 if "tight" in shape else _MAX_FURTHER_CELLS[rank]
     most = (most_taps, most_further, most_cells)
-    axes = [_axis(draw, box, rank, padding_kind, strides, *most) for _ in range(rank)]
-    spatial, kernel, stride, padding, dilation = map(tuple, zip(*axes))
+    axes = [_axis(draw, box, rank, padding_kind, stride, *most) for _ in range(rank)]
+    spatial, kernel, strides, paddings, dilations = map(tuple, zip(*axes))
     groups, group_in, group_out = _channels(draw, box.groups, limit, spatial, kernel)
-    params = ConvParams(stride, padding, dilation, groups)
+    params = ConvParams(strides, paddings, dilations, groups)
     channels, filters = groups * group_in, groups * group_out
     samples = min(3, limit // (channels * math.prod(spatial)))
     batch = draw(one_of(_batches(samples, box.empty_batch)), label="batch")
@@ -215,45 +216,31 @@ def _axis(
     box: Box,
     rank: int,
     padding_kind: str,
-    strides: tuple[int, ...],
+    stride: int | None,
     most_taps: int,
     most_further: int,
     most_cells: int,
 ) -> _Axis:
     """One axis, with at most `most_further` input cells beyond the fewest that fit."""
+    taps = draw(whole(1, min(most_taps, most_cells)), label="taps")
     most_dilation = 1 if box.dilation == "one" else _MAX_DILATION[rank]
-    windows = _windows(most_taps, most_dilation, strides, most_cells)
-    taps, dilation, stride = draw(windows, label="taps, dilation, stride")
+    if taps > 1:
+        most_dilation = min(most_dilation, (most_cells - 1) // (taps - 1))
+    dilation = draw(whole(1, most_dilation), label="dilation")
+    if stride is None:
+        stride = draw(whole(1, _MAX_STRIDE[rank]), label="stride")
     extent = (taps - 1) * dilation + 1
     further = draw(whole(0, min(most_further, most_cells - extent)), label="further cells")
     if padding_kind == "same":
         cells = 1 + further
         [padding] = same_padding([cells], [taps], [stride], [dilation])
         return _Axis(cells, taps, stride, padding, dilation)
-    padding = 0, 0
+    lo = hi = 0
     if padding_kind != "zero":
-        paddings = _paddings(padding_kind, min(extent + 1, _MAX_PADDING[rank]))
-        padding = draw(paddings, label="padding")
-    return _Axis(max(extent - sum(padding), 1) + further, taps, stride, padding, dilation)
-
-
-# What goes together is one choice: a choice costs more than most of what is done with it.
-@lru_cache(maxsize=1024)
-def _windows(
-    most_taps: int, most_dilation: int, strides: tuple[int, ...], most_cells: int
-) -> SearchStrategy[tuple[int, int, int]]:
-    """Taps, dilations and strides of which the taps fit in so many cells, small ones first."""
-    every = product(range(1, most_taps + 1), range(1, most_dilation + 1), strides)
-    fitting = (one for one in every if (one[0] - 1) * one[1] < most_cells)
-    return one_of(tuple(sorted(fitting, key=sum)))
-
-
-@lru_cache(maxsize=64)
-def _paddings(kind: str, most: int) -> SearchStrategy[tuple[int, int]]:
-    """Paddings of an axis of at most so many cells on either side, small ones first."""
-    sides = range(most + 1)
-    every = zip(sides, sides) if kind == "symmetric" else product(sides, sides)
-    return one_of(tuple(sorted(every, key=sum)))
+        cells_of_padding = whole(0, min(extent + 1, _MAX_PADDING[rank]))
+        lo = draw(cells_of_padding, label="lo")
+        hi = lo if padding_kind == "symmetric" else draw(cells_of_padding, label="hi")
+    return _Axis(max(extent - lo - hi, 1) + further, taps, stride, (lo, hi), dilation)
 
 
 def _padding_kinds(box: Box) -> tuple[str, ...]:
