@@ -79,10 +79,15 @@ def find(
     oracle: str, version: str, problem: ConvProblem, environment: Mapping[str, str] | None = None
 ) -> Divergence | None:
     """The record of `oracle` at `version` that `problem` falls under, or None."""
-    for record in LEDGER:
-        if record.covers(oracle, version, environment or {}) and record.applies(problem):
-            return record
-    return None
+    records = records_of(oracle, version, environment)
+    return next((record for record in records if record.applies(problem)), None)
+
+
+def records_of(
+    oracle: str, version: str, environment: Mapping[str, str] | None = None
+) -> list[Divergence]:
+    """What is known of `oracle` at `version` on this processor."""
+    return [record for record in LEDGER if record.covers(oracle, version, environment or {})]
 
 
 def _is_used(flag: str, environment: Mapping[str, str]) -> bool:

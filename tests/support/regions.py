@@ -158,16 +158,14 @@ REGIONS: Mapping[str, Wish] = MappingProxyType(
     }
 )
 
+_BITS = tuple((1 << number, name, wish) for number, (name, wish) in enumerate(REGIONS.items()))
+
 
 def regions_of(problem: ConvProblem) -> list[str]:
     """The names of the regions that `problem` is in."""
     facts = Facts.of(problem)
     possible = _possible(facts.axes)
-    return [
-        name
-        for number, (name, wish) in enumerate(REGIONS.items())
-        if possible >> number & 1 and wish.holds(facts)
-    ]
+    return [name for bit, name, wish in _BITS if possible & bit and wish.holds(facts)]
 
 
 def _possible(axes: Sequence[Axes]) -> int:
@@ -185,9 +183,9 @@ def _possible(axes: Sequence[Axes]) -> int:
 def _met_by(axis: Axes) -> tuple[int, int]:
     """The regions whose `axis` holds for this one, and those whose `others` does, a bit each."""
     as_one = as_other = 0
-    for number, wish in enumerate(REGIONS.values()):
-        as_one |= (wish.axis is None or bool(wish.axis(axis))) << number
-        as_other |= (wish.others is None or bool(wish.others(axis))) << number
+    for bit, _, wish in _BITS:
+        as_one |= bit * (wish.axis is None or bool(wish.axis(axis)))
+        as_other |= bit * (wish.others is None or bool(wish.others(axis)))
     return as_one, as_other
 
 

@@ -125,6 +125,7 @@ class Verification:
         self._connections: dict[str, Connection] = {}
         self._asked: list[Asked] = []
         self._ledger = ledger
+        self._records: dict[str, list[divergences.Divergence]] = {}
         self._baseline = baseline
         self._keep_going = keep_going
         self._seen: dict[str, Seen] = {}
@@ -579,8 +580,11 @@ class Verification:
 
     def known(self, oracle: str, problem: ConvProblem) -> bool:
         """Whether `oracle` is known to go wrong on `problem`: by the ledger, or since it did."""
-        entry, version = self.entry(oracle), self.entry(oracle).version or ""
-        if self._ledger and divergences.find(entry.base, version, problem, entry.environment):
+        if oracle not in self._records:
+            entry = self.entry(oracle)
+            known = divergences.records_of(entry.base, entry.version or "", entry.environment)
+            self._records[oracle] = known if self._ledger else []
+        if any(record.applies(problem) for record in self._records[oracle]):
             return True
         return oracle in self._seen and self._seen[oracle].left_out(problem)
 
