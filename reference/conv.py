@@ -16,6 +16,7 @@ arrays, and whatever lies there can raise one for finite data (numpy/numpy#24067
 from __future__ import annotations
 
 import math
+import os
 from functools import cache
 
 import numpy as np
@@ -88,8 +89,10 @@ def _keep_memory() -> None:
 
     It keeps twice the largest block that it has seen freed, if that is below 32 MB (mallopt(3),
     M_TRIM_THRESHOLD); to be given it again, zeroed, takes the system as long as a small layer does.
+    Not where glibc fills what it hands out: that takes as long as some hundred small layers.
     """
-    np.empty(31 << 20, np.uint8)
+    if "MALLOC_PERTURB_" not in os.environ:
+        np.empty(31 << 20, np.uint8)
 
 
 def _plan(name: str | None, x: Array, w: Array, params: ConvParams) -> Plan:

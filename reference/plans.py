@@ -239,14 +239,14 @@ def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Gr
     padded = pad(x, params.padding)
     dx_padded = channels_last(np.zeros((x.shape[-1], *padded.shape[:-1]), x.dtype), 0)
     runs, dx_windows = runs_of(padded, kernel, params), windows_of(dx_padded, kernel, params)
-    w_rows = as_rows(w)
+    w_rows, taps = as_rows(w), list(product(*map(range, kernel)))
 
     def part(block: Cells) -> Array:
         dy_rows = as_rows(dy[block])
-        products = (w_rows @ dy_rows.T).reshape(*kernel, -1, *dy[block].shape[:-1])
-        products = channels_last(products, params.rank)
-        for tap in product(*map(range, kernel)):
-            dx_windows[block + tap] += products[tap]
+        products = (w_rows @ dy_rows.T).reshape(-1, x.shape[-1], *dy[block].shape[:-1])
+        for tap, of_tap in zip(taps, channels_last(products, 1)):
+            fed = dx_windows[block + tap]
+            fed += of_tap
         return contract(columns_of(runs, block, w_rows), dy_rows)
 
     dw = total(map(part, blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))))

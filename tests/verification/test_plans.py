@@ -498,14 +498,32 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_memory_is_kept_for_the_next_call(keeps: bool) -> None:
     """In a process that has seen nothing large, or the system is asked for it every time."""
     script = FAULTS if keeps else f"from reference import conv\nconv._keep_memory = int\n{FAULTS}"
-    others = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")  # that change what the allocator keeps
+    assert (printed(script) < 30) == keeps
+
+
+RESIDENT = """
+import re
+from pathlib import Path
+from reference import conv
+most = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = most()
+conv._keep_memory()
+print((most() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc how much memory there was in use")
+@pytest.mark.parametrize("perturb", [{}, {"MALLOC_PERTURB_": "165"}], ids=["plain", "filled"])
+def test_no_memory_is_filled_to_keep_it(perturb: dict[str, str]) -> None:
+    """By glibc, as in the oracles' processes: that would take 20 ms of each."""
+    assert printed(RESIDENT, **perturb) < 8  # MB
+
+
+def printed(script: str, **variables: str) -> int:
+    """The number that `script` prints, whatever the allocator is told here."""
+    others = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     environment = {key: os.environ[key] for key in os.environ if not key.startswith(others)}
-    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    assert (int(done.stdout) < 30) == keeps
+    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **variables}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout)
