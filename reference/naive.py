@@ -35,13 +35,13 @@ def naive_conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) 
         check_bias(b, w)
     x_padded, inside = _pad(x, params), _pad(np.ones(x.shape, bool), params)
     y = np.zeros(shape, x.dtype)
-    for n, *o, f in np.ndindex(y.shape):
-        window = (n, *_window(o, w, params), _channels(f, x, w, params))
-        products = np.where(inside[window], x_padded[window] * w[..., f], 0)
-        y[(n, *o, f)] = np.sum(products, dtype=x.dtype)
-        if b is not None:
-            y[(n, *o, f)] += b[f]
-    return y
+    for n, *o in np.ndindex(y.shape[:-1]):
+        cells = (n, *_window(o, w, params))
+        for f in range(w.shape[-1]):
+            window = (*cells, _channels(f, x, w, params))
+            products = np.where(inside[window], x_padded[window] * w[..., f], 0)
+            y[(n, *o, f)] = products.sum(dtype=x.dtype)
+    return y if b is None else y + b
 
 
 @_of_the_padding
@@ -55,12 +55,14 @@ def naive_conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Co
     dx_padded = np.zeros(x_padded.shape, x.dtype)
     dw = np.zeros(w.shape, w.dtype)
     db = np.zeros(w.shape[-1:], w.dtype)
-    for n, *o, f in np.ndindex(dy.shape):
-        window = (n, *_window(o, w, params), _channels(f, x, w, params))
-        current_dy = dy[(n, *o, f)]
-        dx_padded[window] += current_dy * w[..., f]
-        dw[..., f] += np.where(inside[window], current_dy * x_padded[window], 0)
-        db[f] += current_dy
+    for n, *o in np.ndindex(dy.shape[:-1]):
+        cells = (n, *_window(o, w, params))
+        for f in range(w.shape[-1]):
+            window = (*cells, _channels(f, x, w, params))
+            current_dy = dy[(n, *o, f)]
+            dx_padded[window] += current_dy * w[..., f]
+            dw[..., f] += np.where(inside[window], current_dy * x_padded[window], 0)
+            db[f] += current_dy
     return ConvGrads(_unpad(dx_padded, x.shape[1:-1], params), dw, db)
 
 
