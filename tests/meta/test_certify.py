@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from oracles import outside
 from oracles.protocol import Box, Domain
 from oracles.registry import find
-from reference.problem import RANKS
+from reference.problem import RANKS, ConvProblem
 from tests.support import probing
 from tests.support.ladder import narrowed, rungs
 from tests.support.regressions import load
@@ -140,6 +141,21 @@ def test_rungs_keep_to_the_domain() -> None:
     [box] = part.boxes
     assert (box.stride, box.padding, box.dtypes) == ("equal", "symmetric", ("float32",))
     assert narrowed(domain, ranks=(1,)) is None
+
+
+def test_the_rung_of_db_has_a_bias() -> None:
+    """Always: of few problems without one none would say anything of db."""
+    domain = Domain(Box(RANKS, ("float32",)))
+    [rung] = [rung for rung in rungs(domain) if rung.name == "db"]
+    assert len(rung.strategies) == len(RANKS)
+    for strategy in rung.strategies:
+
+        @settings(max_examples=10)
+        @given(strategy)
+        def has_one(problem: ConvProblem) -> None:
+            assert problem.b is not None
+
+        has_one()
 
 
 def test_a_domain_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
-from hypothesis.strategies import DataObject
+from hypothesis.strategies import DataObject, DrawFn, SearchStrategy
 
 from oracles.protocol import GROUP_KINDS, Box, Domain, GroupKind, group_kind
 from reference import ConvParams, ConvProblem, same_padding
-from tests.support.strategies import problems, problems_in_box
+from tests.support.strategies import one_of, problems, problems_in_box, whole
 
 ANY = Domain(Box(ranks=(1, 2, 3), dtypes=("float32",)))
 each_rank = pytest.mark.parametrize("rank", [1, 2, 3])
@@ -108,6 +110,28 @@ def test_data_are_small_integers() -> None:
         assert 16 * max(problem.x.size, problem.w.size, problem.dy.size) < 2**24
 
     look()
+
+
+@pytest.mark.parametrize("choice", [lambda n: one_of(tuple(range(n))), lambda n: whole(1, n)])
+def test_one_possibility_is_a_choice_too(choice: Callable[[int], SearchStrategy[int]]) -> None:
+    """Where a simpler choice leaves more to choose from, what is drawn later stays what it was."""
+    begun = False
+
+    @st.composite
+    def later(draw: DrawFn) -> tuple[int, int]:
+        """How many possibilities there are, one or two, and a number drawn after one of them."""
+        count = 2 - draw(whole(0, 1))
+        draw(choice(count))
+        return count, draw(whole(0, 1000))
+
+    def wrong(drawn: tuple[int, int]) -> bool:
+        nonlocal begun
+        count, number = drawn
+        begun = begun or (count == 1 and number >= 700)
+        return begun and number >= 700
+
+    most = settings(max_examples=5000, database=None, derandomize=True)
+    assert find(later(), wrong, settings=most) == (2, 700)
 
 
 @each_rank

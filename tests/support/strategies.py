@@ -85,7 +85,7 @@ def problems(
 @lru_cache(maxsize=4096)
 def whole(least: int, most: int) -> SearchStrategy[int]:
     """An integer between two, shrinking towards the least."""
-    return st.integers(least, most) if least < most else one_of((least,))
+    return st.integers(least, most)
 
 
 @lru_cache(maxsize=4096)

@@ -17,6 +17,7 @@ from oracles.worker import Connection
 from reference import ConvParams, ConvProblem
 from tests.support.classes import one_of_each, regions
 from tests.support.findings import DIRECTORY, run_script, scripts
+from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
 
@@ -170,3 +171,25 @@ def test_versions_and_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is None
     monkeypatch.setenv(ISA, "avx2")
     assert divergences.find("pytorch:native", "2.13.0+cpu", problem) is narrow
+
+
+@pytest.mark.parametrize("ledger", [True, False])
+def test_a_run_without_the_ledger(
+    ledger: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Asks for what is known to go wrong too; one with it, of that version only, does not."""
+    record = Divergence("id", "pytorch", "==2.13.*", everywhere, "crash", "", "", "script.py")
+    monkeypatch.setattr(divergences, "LEDGER", (record,))
+    domain = registry.find("pytorch").oracle.domain
+    problem: ConvProblem = find(problems(domain, 1, "float32"), bool)
+    for version, is_known in (("2.13.0", ledger), ("2.14.0", False)):
+        entry = Entry("pytorch", registry.find("pytorch").oracle, version)
+        run = Verification(
+            [entry],
+            Tally(),
+            in_process=True,
+            time_limit=1,
+            regressions=tmp_path,
+            ledger=ledger,
+        )
+        assert run.known("pytorch", problem) is is_known

@@ -289,6 +289,15 @@ def test_special_dy_in_the_padding(forward: Any, backward: Any, value: float) ->
 
 
 @both
+def test_what_overflows_in_the_padding_is_absent(forward: Any, backward: Any) -> None:
+    """It makes nothing, and no warning."""
+    params, large = params_1d(padding=(1, 1)), 2.0**100
+    assert forward(line(large), kernel(large, 2, large), None, params).item() == 2 * large
+    grads = backward(line(1), kernel(large, 2, large), line(large), params)
+    check_special(grads, dx=[2 * large], dw=[0, large, 0], db=[large])
+
+
+@both
 def test_zero_times_inf_is_nan_in_the_input(forward: Any, backward: Any) -> None:
     """A zero that is no padding is multiplied, whichever array it is in."""
     params = params_1d()
