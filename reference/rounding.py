@@ -176,7 +176,7 @@ def expect(
     cut = _cut(problem, factors)
     most = _most(min(stored.precision, summed.precision))
     can_be_equal = integral and (factors is None or _largest_of(cut) == 0)
-    if can_be_equal and max(upper_bounds(problem).values()) <= most:
+    if can_be_equal and all(bound <= most for bound in upper_bounds(problem).values()):
         return Expected(want, _each(_zeros, want), problem)
     sums = absolute_sums(problem)
     if can_be_equal and _largest_of(sums) <= most:
