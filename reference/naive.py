@@ -21,10 +21,11 @@ from reference.problem import (
     check_forward,
 )
 
-_of_the_padding = np.errstate(invalid="ignore", over="ignore")  # products there are nobody's
+# Of 0 * Inf, and of products in the padding, which may overflow and count nowhere.
+_without_warnings = np.errstate(invalid="ignore", over="ignore")
 
 
-@_of_the_padding
+@_without_warnings
 def naive_conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) -> Array:
     """y (N, *O, F) for x (N, *S, C), w (*K, C/groups, F), b (F,) or None, in x's dtype.
 
@@ -44,7 +45,7 @@ def naive_conv_forward(x: Array, w: Array, b: Array | None, params: ConvParams) 
     return y if b is None else y + b
 
 
-@_of_the_padding
+@_without_warnings
 def naive_conv_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> ConvGrads:
     """dX, dW, db of sum(dy * y) for x (N, *S, C), w (*K, C/groups, F), dy (N, *O, F), in x's dtype.
 
