@@ -15,6 +15,7 @@ from oracles import registry
 from oracles.worker import TIME_LIMIT, Connection
 from tests.support import drift
 from tests.support.budget import ENDLESS, Budget, seconds_of
+from tests.support.independent import INDEPENDENT
 from tests.support.progress import Progress
 from tests.support.report import Report
 from tests.support.reporting import RANDOM, Tally, reason_of, write_summary
@@ -126,6 +127,7 @@ def pytest_configure(config: pytest.Config) -> None:
         deadline=None,  # a worker may have to restart
         print_blob=False,
         phases=phases - {hypothesis.Phase.target},
+        backend=INDEPENDENT,
     )
     hypothesis.settings.register_profile("dev", every, max_examples=50)
     hypothesis.settings.register_profile("ci", every, max_examples=250, derandomize=True)

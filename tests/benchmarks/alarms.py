@@ -16,6 +16,7 @@ from oracles.compare import judge
 from oracles.registry import connect, entries, find
 from oracles.worker import Connection
 from reference import ConvProblem
+from tests.support.independent import INDEPENDENT
 from tests.support.strategies import problems
 
 COUNT = 20_000
@@ -64,6 +65,7 @@ def look(oracle: Connection, dtype: str) -> tuple[int, int, float]:
                 database=None,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
+                backend=INDEPENDENT,
             )
             seed(number)(many(given(problem=problems(oracle.domain, rank, dtype, "reals"))(ask)))()
     return asked, alarms, largest

@@ -24,6 +24,7 @@ from oracles.registry import find
 from oracles.worker import TIME_LIMIT, Connection
 from reference import ConvProblem
 from tests.support.classes import ask_one, regions
+from tests.support.independent import INDEPENDENT
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
@@ -107,6 +108,7 @@ def ask_all(oracle: Connection, survives: Callable[[ConvProblem], None], seed: i
         deadline=None,
         verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
+        backend=INDEPENDENT,
     )
     seeded(seed)(many(given(problem=problems(oracle.domain, RANK, DTYPE))(survives)))()
 

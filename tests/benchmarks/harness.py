@@ -38,6 +38,7 @@ from oracles.protocol import Domain
 from oracles.registry import Entry, connect, find
 from oracles.worker import TIME_LIMIT, InProcess
 from reference import ConvGrads, ConvProblem
+from tests.support.independent import INDEPENDENT
 from tests.support.reporting import Tally
 from tests.support.strategies import problems
 from tests.support.verification import Verification
@@ -210,7 +211,12 @@ def draw_problems(
     drawn: list[ConvProblem] = []
 
     @settings(
-        max_examples=COUNT, deadline=None, derandomize=True, database=None, phases=[Phase.generate]
+        max_examples=COUNT,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        backend=INDEPENDENT,
     )
     @given(problem=problems(domain, RANK, DTYPE, "integers"))
     def collect(problem: ConvProblem) -> None:

@@ -24,6 +24,7 @@ from oracles.compare import judge
 from oracles.protocol import Domain
 from oracles.registry import connect, find
 from reference.problem import ConvProblem
+from tests.support.independent import INDEPENDENT
 from tests.support.mutants import MUTANTS, oracle_name
 from tests.support.mutants.fault import EVERYTHING
 from tests.support.power import TIME_LIMIT, Catch, catch, hunt, sentence
@@ -123,6 +124,7 @@ def pool(domain: Domain, pools: dict[Domain, list[ConvProblem]]) -> list[ConvPro
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            backend=INDEPENDENT,
         )
         for (rank, dtype), fill in itertools.product(domain.cells(), ("integers", "reals")):
             drawn = various(domain, rank, dtype, fill)

@@ -20,6 +20,7 @@ from oracles.compare import Disagreement
 from oracles.worker import Connection
 from reference.problem import ConvProblem
 from tests.support.budget import OutOfTime, Purse
+from tests.support.independent import INDEPENDENT
 from tests.support.verification import Late, Verification, is_weak
 
 
@@ -99,8 +100,9 @@ def draw(
         __tracebackhide__ = True
         ask(problem)
 
+    backend = "hypothesis" if Phase.target in phases else INDEPENDENT
     # quiet: the failure itself ends with the problem's constructor
-    many = settings(max_examples=count, verbosity=Verbosity.quiet, phases=phases)
+    many = settings(max_examples=count, verbosity=Verbosity.quiet, phases=phases, backend=backend)
     try:
         many(seeded(seed)(given(problem=every)(agrees)))()  # the other way round: no database
     except Disagreement as failure:  # without the frame of Hypothesis that looks like `agrees`

@@ -31,6 +31,7 @@ from reference.problem import ConvProblem
 from tests.support import fixed
 from tests.support.classes import ask_one, regions, three_classes
 from tests.support.conformance import CHECKS, Broken, concerns, problems_for
+from tests.support.independent import INDEPENDENT
 from tests.support.ladder import Rung, rungs
 from tests.support.mutants import MUTANTS, oracle_name
 from tests.support.power import catch, sentence
@@ -146,6 +147,7 @@ class Certification:
             deadline=None,
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
+            backend=INDEPENDENT,
         )
         @given(problem=strategy)
         def run(problem: ConvProblem) -> None:

@@ -20,6 +20,7 @@ from hypothesis.strategies import SearchStrategy
 from oracles.protocol import DTYPES, Domain
 from reference.problem import RANKS, ConvProblem
 from tests.support.coverage import Combinations, coverage_of, problems_of, wish, words
+from tests.support.independent import INDEPENDENT
 from tests.support.regions import REGIONS
 from tests.support.space import Wish, can_be, problems_like
 from tests.support.strategies import SPECIAL_VALUES, Fill, special_problems
@@ -36,6 +37,7 @@ _ONE = settings(
     verbosity=Verbosity.quiet,
     database=None,
     suppress_health_check=[HealthCheck.filter_too_much],  # two are, of three
+    backend=INDEPENDENT,
 )
 
 

@@ -22,6 +22,7 @@ from oracles.worker import Connection
 from reference.problem import ConvProblem
 from tests.support.budget import Purse
 from tests.support.classes import REGION, Class, ask_one, regions, three_classes
+from tests.support.independent import INDEPENDENT
 from tests.support.mutants import oracle_name
 from tests.support.mutants.fault import Mutant
 from tests.support.strategies import Fill, problems
@@ -66,6 +67,7 @@ def stream(domain: Domain, seed: int, count: int, ask: Ask) -> None:
         deadline=None,
         verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
+        backend=INDEPENDENT,
     )
     for check, fill in RANDOM.items():
         for rank, dtype in domain.cells():

@@ -27,6 +27,7 @@ from oracles.registry import Entry
 from oracles.worker import Connection, InProcess, Worker
 from reference.problem import RANKS, ConvProblem
 from tests.support import layouts
+from tests.support.independent import INDEPENDENT
 from tests.support.strategies import problems
 from tests.support.verification import is_weak
 
@@ -233,6 +234,7 @@ def samples(
         deadline=None,
         verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
+        backend=INDEPENDENT,
     )
     @given(problem=problems(Domain(box), rank, _NARROWEST))
     def draw(problem: ConvProblem) -> None:
