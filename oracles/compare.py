@@ -24,6 +24,7 @@ from reference.problem import Array, ConvGrads, ConvProblem
 from reference.rounding import (
     RESULTS,
     Expected,
+    as_doubles,
     as_rationals,
     expect,
     finite_part,
@@ -239,7 +240,7 @@ class _Standard:
     def errors(self, got: ConvGrads) -> dict[str, Array]:
         """|got - want| of the results of the right form that are not right, in float64."""
         return {
-            name: self.expected.error(name, answer).astype(np.float64)
+            name: as_doubles(self.expected.error(name, answer))
             for name, answer, _, like in self._compared(got)
             if not _wrong_form("", name, answer, like) and self.expected.wrong(name, answer).any()
         }
@@ -392,12 +393,14 @@ def _court(
     }
     wrong = {who: expected.wrong(name, value) for who, value in values.items()}
     agree = [who for who in values if not wrong[who][index]]
-    error = float(expected.error(name, values[culprit])[index])  # a Fraction, which has no format
+    error = as_doubles(expected.error(name, values[culprit]))[index]  # a Fraction has no format
     off = f"off by {error:.3g}, " if allowed else ""
-    right = truth[index]
+    right = _number(as_doubles(truth)[index] if allowed else truth[index])
+    if expected.is_infinite(name)[index]:
+        right = f"{'-' * bool(truth[index] < 0)}inf, {right} being too large for {problem.dtype}"
     sentence = (
         f"{culprit} {name}[{', '.join(map(str, index))}] = {_number(values[culprit][index])}, "
-        f"but should be {_number(float(right) if allowed else right)} ({off}allowed {allowed:.3g}; "
+        f"but should be {right} ({off}allowed {allowed:.3g}; "
         f"{int(wrong[culprit].sum())} of {truth.size} elements differ; "
         f"{', '.join(agree) or 'none'} agree){evidence} [{describe(problem)}]"
     )

@@ -14,6 +14,12 @@ first cut to p bits are each off by 2^(1-p) of themselves at most, rounded or tr
 
 An element that a product with NaN or Inf reaches is NaN or Inf whatever the order: it must be that
 very value. One that no such product reaches is what it would be with zeros in their place.
+
+What is beyond the largest number of the format that it is stored in is Inf, which stands for 2^e,
+the first number that a format of more exponents would have there, and for all beyond. A partial sum
+may be as large as all positive products together, and is off by ((1 + u)^n - 1) S at most: where
+that is too large for the format of the sums, Inf is right too, and so is -Inf for the negative
+ones, and NaN where both are. Of an element whose S is too large for float64 nothing is claimed.
 """
 
 from __future__ import annotations
@@ -51,6 +57,11 @@ class Format:
         """The unit roundoff: half the distance from 1 to the next number, 2^-precision."""
         return 2.0**-self.precision
 
+    @property
+    def emax(self) -> int:
+        """The exponent e of the first power of two that is too large: all below 2^e is finite."""
+        return math.frexp(self.largest)[1]
+
 
 FORMATS = MappingProxyType(
     {
@@ -70,18 +81,25 @@ _DOUBLE = FORMATS["float64"].unit
 _MOST_COUNTED = 2.0**53 - 1  # S is summed in float64, and up to here only rightly
 
 
+def _never(name: str, where: Array, signs: Array) -> Array:
+    del name, where
+    return np.zeros(signs.shape, bool)
+
+
 @dataclass(frozen=True, eq=False)
 class Expected:
     """What an answer to `problem`, which holds finite numbers only, must be.
 
     `want` holds the right results in higher precision, and NaN and Inf where they belong, `allowed`
     the most that each element may be off (0: it must be equal, NaN where that is NaN). All have the
-    shapes of x, w, b and dy; db is None without a bias.
+    shapes of x, w, b and dy; db is None without a bias. `overflows` says for some elements
+    of a result whether a partial sum may, given the signs of infinite answers, NaN for NaN.
     """
 
     want: ConvGrads
     allowed: ConvGrads
     problem: ConvProblem
+    overflows: Callable[[str, Array, Array], Array] = _never
 
     @cached_property
     def sums(self) -> ConvGrads:
@@ -100,23 +118,55 @@ class Expected:
     def error(self, name: str, got: Array) -> Array:
         """|got - want|, in the higher precision; NaN where that is infinite or no number.
 
-        It is 0 where both are NaN, or the same Inf.
+        It is 0 where both are NaN, or the same Inf, and where a sum may overflow to what `got` is.
         """
         want: Array = getattr(self.want, name)
         error: Array
         if want.dtype != object:
             with np.errstate(all="ignore"):
                 error = np.abs(got.astype(want.dtype) - want)
-            error[np.isinf(error)] = np.nan
+            finite = np.isfinite(error)
         else:
-            finite = np.isfinite(got.astype(np.float64))
+            finite = np.isfinite(got.astype(np.float64)) & ~_is_special(want)
             error = np.full(got.shape, np.nan, object)
             error[finite] = np.abs(as_rationals(got[finite]) - want[finite])
-        if (special := _is_special(want)).any():
-            there, right = got[special].astype(np.float64), want[special].astype(np.float64)
-            same = (there == right) | (np.isnan(there) & np.isnan(right))
-            error[special] = np.where(same, 0, np.nan)
+        if not finite.all():
+            error[~finite] = np.where(self._may_be(name, got, ~finite), 0, np.nan)
         return error
+
+    def is_infinite(self, name: str) -> Array:
+        """Where a result is finite, but so large that no answer may be."""
+        want = getattr(self.want, name)
+        if (stored := FORMATS.get(self.problem.dtype.name)) is None:
+            return np.zeros(want.shape, bool)
+        size = np.where(_is_special(want), 0, abs(want))
+        with np.errstate(over="ignore"):
+            return np.asarray(size > stored.largest + getattr(self.allowed, name), bool)
+
+    def _may_be(self, name: str, got: Array, where: Array) -> Array:
+        """Whether `got` is right, or may be, `where` it or what it should be is no finite number.
+
+        Of these elements in a row.
+        """
+        values, want = got[where].astype(np.float64), getattr(self.want, name)[where]
+        special = _is_special(want)
+        right = np.where(special, want, 0).astype(np.float64)
+        is_same = (values == right) | (np.isnan(values) & np.isnan(right))
+        may_overflow = self._may_overflow(name, values, np.where(special, 0, want), where)
+        return np.asarray(np.where(special, is_same, may_overflow & ~np.isfinite(values)))
+
+    def _may_overflow(self, name: str, values: Array, want: Array, where: Array) -> Array:
+        """Whether a result, or a partial sum of it, may be too large, and so come to `values`."""
+        signs = np.sign(values)
+        if (stored := FORMATS.get(self.problem.dtype.name)) is None:
+            return np.zeros(signs.shape, bool)
+        too_large: Any = 2**stored.emax
+        if want.dtype != object:
+            too_large = np.ldexp(want.dtype.type(1), stored.emax)
+        allowed = getattr(self.allowed, name)[where]
+        off = too_large - np.where(signs < 0, -want, want)
+        is_beyond = ~np.isnan(signs) & (off <= np.where(np.isinf(allowed), 0, allowed))
+        return np.asarray(is_beyond | self.overflows(name, where, signs), bool)
 
     def ratios(self, name: str, got: Array) -> Array:
         """Error / allowed, in float64, of those elements of `got` that need not be equal."""
@@ -124,12 +174,12 @@ class Expected:
         if not allowed.any():
             return np.empty(0)
         rounded = (allowed > 0) & np.isfinite(allowed)
-        ratios: Array = self.error(name, got)[rounded].astype(np.float64) / allowed[rounded]
+        ratios: Array = as_doubles(self.error(name, got)[rounded]) / allowed[rounded]
         return ratios
 
     def bits(self, name: str, got: Array, precision: int) -> int:
         """How many bits of the mantissa `got` carries: 2^-bits of S is as far as it is off."""
-        error = self.error(name, got).astype(np.float64)
+        error = as_doubles(self.error(name, got))
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(error == 0, 0, error / getattr(self.sums, name))
         worst = float(np.max(relative, initial=0))
@@ -168,7 +218,8 @@ def expect(
         )
         rule = _of(problem, _signs)
         want = with_special_values(finite.want, rule)
-        return Expected(want, _each(_none_if_special, finite.allowed, rule), finite.problem)
+        near = _each(_none_if_special, finite.allowed, rule)
+        return Expected(want, near, finite.problem, finite.overflows)
     stored = FORMATS[problem.dtype.name]
     summed = FORMATS[accumulation or ACCUMULATION[problem.dtype.name]]
     want, unit_of_want = _in_higher_precision(problem)
@@ -186,6 +237,16 @@ def expect(
     if not conventional:
         magnitudes, counts = _norms(problem), _each(lambda n: n + _transform_size(problem), counts)
 
+    def overflows(name: str, where: Array, signs: Array) -> Array:
+        right, upper, count = (getattr(one, name)[where] for one in (want, magnitudes, counts))
+        with np.errstate(over="ignore", invalid="ignore"):
+            right = as_doubles(right)
+            toward = np.where(np.isnan(signs), -np.abs(right), signs * right)
+            upper = upper * (1 + gamma(count + 8, _DOUBLE))
+            one_way = upper / 2 + toward / 2 if conventional else upper
+            off = np.expm1(count * np.log1p(summed.unit)) * upper
+            return np.asarray(np.isinf(upper) | (one_way + off > summed.largest))
+
     def allowed(right: Array, magnitude: Array, count: Array, cut: Array) -> Array:
         upper = magnitude * (1 + gamma(count + 8, _DOUBLE))  # it and this formula are rounded too
         off = (gamma(count, summed.unit) + gamma(count, unit_of_want)) * upper
@@ -195,7 +256,7 @@ def expect(
         if integral and not cut:
             off[magnitude <= _most(summed.precision)] = 0
         if stored.precision < summed.precision:
-            size = np.abs(right.astype(np.float64))
+            size = np.abs(as_doubles(right))
             fits = (off == 0) & integral & (size <= 2.0**stored.precision)
             flushed = (count > 0) & (size < 2 * stored.tiny + off)
             rounded = stored.unit * (size * (1 + 2 * _DOUBLE) + off)
@@ -203,7 +264,7 @@ def expect(
         return np.asarray(off)
 
     with np.errstate(over="ignore"):  # infinite: anything finite is near enough
-        return Expected(want, _each(allowed, want, magnitudes, counts, cut), problem)
+        return Expected(want, _each(allowed, want, magnitudes, counts, cut), problem, overflows)
 
 
 def _cut(problem: ConvProblem, factors: str | None) -> ConvGrads:
@@ -316,6 +377,21 @@ def as_rationals(array: Array) -> Array:
         fraction = Fraction(*value.as_integer_ratio())
         values[index] = fraction.numerator if fraction.denominator == 1 else fraction
     return values
+
+
+def as_doubles(array: Array) -> Array:
+    """`array` in float64; what is too large is Inf, also of rationals."""
+    if array.dtype != object:
+        with np.errstate(over="ignore"):
+            return array.astype(np.float64)
+
+    def double(value: Any) -> float:
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+
+    return np.asarray(np.frompyfunc(double, 1, 1)(array), np.float64)
 
 
 def _in_higher_precision(problem: ConvProblem) -> tuple[ConvGrads, float]:

@@ -21,7 +21,7 @@ from oracles.registry import connect, entries, find
 from oracles.wire import Inbox, decode_grads, decode_problem, encode_grads, encode_problem, frame
 from oracles.worker import InProcess
 from reference import ConvGrads, ConvParams, ConvProblem
-from reference.rounding import Expected
+from reference.rounding import FORMATS, Expected
 from tests.support import zoo
 
 ZEROS = np.zeros((2, 3), np.float32)
@@ -81,6 +81,36 @@ def test_the_message_tells_what_rounding_would_allow() -> None:
     assert (
         "(off by 0.2, allowed 1.79e-08; 1 of 1 elements differ; reference, exact agree)" in sentence
     )
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize(
+    ("result", "factors"), [("dx", "dy w"), ("dw", "x dy"), ("db", "dy"), ("y", "x w")]
+)
+def test_what_is_too_large_is_infinite(result: str, factors: str, dtype: str) -> None:
+    """The reference and the numerical gradients say so; whoever stays at the largest is wrong."""
+    stored = FORMATS[dtype]
+    size = 1.5 * 2.0 ** (stored.emax // 2) if " " in factors else stored.largest
+    shapes = {"x": (1, 2, 1), "w": (1, 1, 1), "b": (1,), "dy": (1, 2, 1)}
+    arrays = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
+    for sign, name in zip((-1, 1), factors.split()):
+        arrays[name][...] = sign * size
+    problem = ConvProblem(**arrays, params=ConvParams((1,), ((0, 0),), (1,)))
+    assert judge(connect(find("numerical"), in_process=True), problem).kind == "agrees"
+    assert np.isneginf(getattr(right_grads(problem), result).astype(np.float64)).all()
+
+    def at_most(problem: ConvProblem) -> ConvGrads:
+        right = right_grads(problem)
+        finite = np.full_like(getattr(right, result), -stored.largest)
+        return replace(right, **{result: finite})
+
+    message = judge(named(zoo.Bad(at_most)), problem).message
+    if dtype == "float64":  # in which S is too large to say by how much anybody is off
+        assert not message
+        return
+    assert re.match(rf"mine {result}\[0.*\] = -[\d.e+]+, but should be -inf, -", message)
+    assert f" being too large for {dtype} (off by " in message
+    assert "reference, exact agree" in message
 
 
 @pytest.mark.parametrize(

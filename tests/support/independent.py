@@ -26,8 +26,8 @@ class Independent(HypothesisProvider):
         weights: dict[int, float] | None = None,
         shrink_towards: int = 0,
     ) -> int:
-        """One of the numbers between two; without bounds or with weights, as Hypothesis does."""
-        if min_value is None or max_value is None or weights is not None:
+        """One of the numbers between two; without bounds, as Hypothesis does."""
+        if min_value is None or max_value is None:
             return super().draw_integer(
                 min_value, max_value, weights=weights, shrink_towards=shrink_towards
             )

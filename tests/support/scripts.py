@@ -16,7 +16,7 @@ from oracles.process import ENVIRONMENT
 from oracles.protocol import Domain
 from oracles.registry import Entry
 from reference.problem import Array, ConvGrads, ConvProblem, array_literal
-from reference.rounding import RESULTS
+from reference.rounding import RESULTS, as_doubles
 
 _REPEATS = 20  # at least, for a fault that does not show at once
 
@@ -33,7 +33,7 @@ for ask in range({repeats}):
         elif not (
             (np.abs(numbers - want) <= ALLOWED[name])
             | (numbers == want)
-            | (np.isnan(numbers) & np.isnan(want))
+            | (np.isnan(numbers) & np.isnan(want)){overflows}
         ).all():
             words = f"{{name}} =\\n{{got[name]}}\\nbut should be\\n{{want}}"
             words += f"\\nby no more than\\n{{ALLOWED[name]}}" if np.any(ALLOWED[name]) else ""
@@ -41,6 +41,8 @@ for ask in range({repeats}):
             sys.exit(print(f"DEFECT: ask {{ask}}: {{words}}") or 1)
 print("not reproduced")
 """
+_OVERFLOWS = """
+            | (OVERFLOWS[name] & ~np.isfinite(numbers))"""
 
 
 def standalone(verdict: Verdict, entry: Entry) -> str | None:
@@ -54,7 +56,8 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
     evidence = verdict.shown_by
     sequence = [*evidence.before, evidence.problem]
     calls = [f"ask_{number}()" for number in range(len(sequence))]
-    want, allowed = _expected(evidence.problem, entry.oracle.domain)
+    want, allowed, overflows = _expected(evidence.problem, entry.oracle.domain)
+    may_overflow = any(np.any(getattr(overflows, name)) for name in RESULTS)
     environment = {**ENVIRONMENT, **entry.environment}
     needs = f"{entry.base.partition(':')[0]} {entry.version}".strip()
     about = textwrap.fill(verdict.message.splitlines()[0], 96, break_on_hyphens=False)
@@ -69,26 +72,42 @@ def standalone(verdict: Verdict, entry: Entry) -> str | None:
         + "\n\n\n".join(
             _function(number, problem, source(problem)) for number, problem in enumerate(sequence)
         )
-        + f"\n\n\nWANT = {_arrays(want)}\nALLOWED = {_arrays(allowed)}\n\n"
+        + f"\n\n\nWANT = {_arrays(want)}\nALLOWED = {_arrays(allowed)}\n"
+        + (f"OVERFLOWS = {_arrays(overflows)}\n" if may_overflow else "")
+        + "\n"
         + "".join(f"{call}\n" for call in calls[:-1])
-        + _LOOP.format(repeats=max(_REPEATS, 4 * evidence.asks), call=calls[-1])
+        + _LOOP.format(
+            repeats=max(_REPEATS, 4 * evidence.asks),
+            call=calls[-1],
+            overflows=_OVERFLOWS if may_overflow else "",
+        )
     )
 
 
-def _expected(problem: ConvProblem, domain: Domain) -> tuple[ConvGrads, ConvGrads]:
-    """The right results in float64, and the most that an answer may be off from these."""
+def _expected(problem: ConvProblem, domain: Domain) -> tuple[ConvGrads, ConvGrads, ConvGrads]:
+    """The right results in float64, the most that an answer may be off, and where it may overflow.
+
+    What is too large is Inf; where a sum may overflow, or not, Inf and NaN are right too.
+    """
     expected = expected_of(problem, domain)
     right = exact_grads(problem) if can_be_exact(problem) else expected.want
-    wants, offs = {}, {}
+    wants, offs, overflows = {}, {}, {}
     for name in RESULTS:
         if (array := getattr(right, name)) is not None:
-            wants[name] = array.astype(np.float64)
-            with np.errstate(invalid="ignore"):  # Inf less Inf
-                rounding = np.abs(array - wants[name].astype(array.dtype)).astype(np.float64)
-            rounding = np.nan_to_num(rounding)
+            wants[name] = want = as_doubles(array)
+            finite = np.isfinite(want)
+            rounding = np.zeros(want.shape)
+            rounding[finite] = np.abs(array[finite] - want[finite].astype(array.dtype))
             allowed = getattr(expected.allowed, name)
             offs[name] = allowed + rounding if allowed.any() else np.zeros(())
-    return _grads(wants), _grads(offs)
+            infinite, nan = (
+                ~expected.wrong(name, np.copysign(value, want).astype(problem.dtype))
+                for value in (np.inf, np.nan)
+            )
+            is_infinite = expected.is_infinite(name) & ~nan
+            wants[name] = np.where(is_infinite, np.copysign(np.inf, want), want)
+            overflows[name] = finite & (infinite | nan) & ~is_infinite
+    return _grads(wants), _grads(offs), _grads(overflows)
 
 
 def _grads(arrays: dict[str, Array]) -> ConvGrads:

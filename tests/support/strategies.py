@@ -42,7 +42,7 @@ CHANNELS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 15, 16, 17, 24, 32, 33)
 FEWEST: dict[GroupKind, int] = {"one": 1, "depthwise": 2, "some": 4}
 # What a problem is like, as often as each is listed.
 _SHAPES = 6 * ("plain",) + ("pointwise", "long", "long pointwise", "tight", "tight pointwise")
-# Every array is drawn from as many bytes, however large it is: where Hypothesis mutates an
+# Every array is drawn from as many bytes, however large it is: where Hypothesis changes an
 # example, it puts all zeros in the place of bytes whose number has changed. The number is prime, so
 # that a tiled array repeats along no axis.
 _DATA_BYTES = 127

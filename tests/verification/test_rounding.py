@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from random import Random
 
 import ml_dtypes  # noqa: F401  # makes the name "bfloat16" known to NumPy
@@ -410,6 +411,56 @@ def test_special_values_must_be_where_a_product_with_them_goes(
             got[0, index, 0] = value
             assert np.flatnonzero(expected.wrong("y", got)).tolist() == [index]
     assert np.flatnonzero(expect(problem).wrong("dw", kernel([inf], dtype))).tolist() == [0]
+
+
+@each_dtype
+@each_higher
+def test_a_sum_that_is_too_large(dtype: str, higher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is Inf of its sign and nothing else; where rounding may go either way, both are right."""
+    if higher == "rationals":
+        without_longdouble(monkeypatch)
+    inf, unit, largest = np.inf, FORMATS[dtype].unit, FORMATS[dtype].largest
+    root = 2.0 ** (FORMATS[dtype].emax // 2)
+    x = [root, 0, -root, 0, (1 - unit) * root, root / 2, root / 2, 0]  # in twos
+    arrays = line(x, dtype), kernel([root, unit * root], dtype), None, line(np.zeros(4), dtype)
+    expected = expect(ConvProblem(*arrays, replace(WITHOUT_PADDING, stride=(2,))))
+    for near in (largest, inf):
+        right = line([inf, -inf, near, root / 2 * root], dtype)
+        assert not expected.wrong("y", right).any()
+        assert not np.nan_to_num(expected.ratios("y", right), nan=2).max(initial=0) > 1
+    for wrong in ([-inf, inf, -inf, inf], [np.nan] * 4, [0, 0, largest / 2, -inf]):
+        is_wrong = expected.wrong("y", line(wrong, dtype)).ravel()
+        assert is_wrong[3 if dtype == "float64" else 0 :].all()  # S of the others is too large
+
+
+@pytest.mark.parametrize("conventional", [True, False])
+@each_dtype
+@each_higher
+def test_a_partial_sum_that_is_too_large(
+    dtype: str, higher: str, conventional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sums so many in that format may come to Inf, -Inf or NaN, or be right."""
+    if higher == "rationals":
+        without_longdouble(monkeypatch)
+    inf, nan, root = np.inf, np.nan, 2.0 ** (FORMATS[dtype].emax // 2)
+    half = root / 2  # two products with it are too large
+    narrow = partial(expect, accumulation=dtype, conventional=conventional)
+    for x, right, honest in (
+        ([half, half, -half, -half], 0, {inf, -inf, nan}),
+        ([half, half, -half / 2, 0], 1.5 * half * root, {inf}),
+        ([half, half / 2, -half, 0], half / 2 * root, set()),
+    ):
+        problem = in_line(x, [root] * 4, [0], dtype)
+        for value in (inf, -inf, nan):
+            may_be = value in honest or not conventional or dtype == "float64"  # S is too large
+            assert narrow(problem).wrong("y", line([value], dtype)).all() != may_be
+        assert not narrow(problem).wrong("y", line([right], dtype)).any()
+        if conventional and dtype != "float64":
+            assert narrow(problem).wrong("y", line([right - root * half / 2], dtype)).all()
+    if ACCUMULATION[dtype] != dtype and dtype != "bfloat16":  # whose exponents float32 has
+        wide = expect(in_line([half, half, -half, -half], [root] * 4, [0], dtype))
+        for value in (inf, -inf, nan):
+            assert wide.wrong("y", line([value], dtype)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

@@ -152,6 +152,37 @@ def test_a_script_knows_nan_and_inf(source: str, code: int, words: str, tmp_path
     assert words in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("signs", "source", "is_right"),
+    [
+        ("++++", "", True),  # Inf
+        ("++++", "dw = -dw", False),
+        ("++++", "dw = np.nan_to_num(dw)", False),
+        ("++++", "dw[:] = np.nan", False),
+        ("+-+-", "", True),  # 0, Inf, -Inf or NaN: it depends on the order
+        ("+-+-", "dw[:] = 0", True),
+        ("+-+-", "dw[:] = np.inf", True),
+        ("+-+-", "dw[:] = np.nan", True),
+        ("+-+-", "dw[:] = 1e38", False),
+    ],
+)
+def test_a_script_knows_what_is_too_large(
+    signs: str, source: str, is_right: bool, tmp_path: Path
+) -> None:
+    """It should be Inf; where only a part of the sum is, that or the right result will do."""
+    x = np.full((1, 2, 2, 1), 2e19, np.float32)
+    dy = x * np.float32([1 if sign == "+" else -1 for sign in signs]).reshape(x.shape)
+    entry = Entry("mine", Saboteur(source), "1.0")  # type: ignore[arg-type]
+    verdict = Verdict("mine", replace(PROBLEM, x=x, dy=dy), Differs.kind, "mine is wrong")
+    path = tmp_path / "script.py"
+    path.write_text(standalone(verdict, entry) or "")
+    done = subprocess.run(
+        [sys.executable, "-I", path.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == (0 if is_right else 1), done.stderr
+    assert ("not reproduced" if is_right else "DEFECT: ask 0: dw =") in done.stdout
+
+
 def test_what_should_be_does_not_come_from_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the definition in rational arithmetic: a wrong reference spoils no script."""
     entry = Entry("mine", Saboteur(""), "1.0")  # type: ignore[arg-type]
