@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from tests.support import zoo
 from tests.support.reporting import Tally
 from tests.support.strategies import Fill, problems, special_problems
 from tests.support.verification import Verification
-from tests.verification.test_special_values import drawn
+from tests.verification.test_special_values import with_special_values
 
-GATE = "tests/verification/test_special_values.py"
+GATE = "tests/verification/test_special_values.py::test_special_values"
+TOO_LARGE = "tests/verification/test_special_values.py::test_sums_that_are_too_large"
 BREAKING = {  # the rule, and in which results
     "pads_with_zeros": "dw|y",
     "swallows_nan": "dw",
@@ -66,7 +68,7 @@ def test_every_promise_is_listed() -> None:
 def test_who_breaks_the_rule_is_caught(name: str, rank: int) -> None:
     """In the result that is wrong, within as many problems as a run of the profile ci has."""
     with pytest.raises(Disagreement, match=rf"zoo:{name} ({BREAKING[name]})\["):
-        verify(name, drawn(zoo.Promising.domain, rank, "float32"), 250)
+        verify(name, with_special_values(zoo.Promising.domain, rank, "float32"), 250)
 
 
 @each_fill
@@ -88,6 +90,16 @@ def test_the_gate_is_red_with_the_value(tmp_path: Path) -> None:
     code, output = run_pytest(*options, f"--replay={kept}", "tests/verification")
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "but should be nan" in output
+
+
+def test_who_stops_at_the_largest_number_is_caught(tmp_path: Path) -> None:
+    """Without NaN or Inf in the data, and whether anything is promised of these or not."""
+    name = "tests.support.zoo:clips_inf"
+    options = ("--oracle", name, f"--regressions={tmp_path}", "-k", "1d-float32")
+    code, output = run_pytest(*options, TOO_LARGE)
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert f"{name} dx[0, 0, 0] = " in output
+    assert re.search(r"but should be -?inf, -?[\d.]+e\+38 being too large for float32", output)
 
 
 def test_the_gate_is_green() -> None:
