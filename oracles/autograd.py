@@ -13,8 +13,9 @@ from oracles.protocol import Box, Domain
 from reference.problem import ConvGrads, ConvProblem
 
 distribution = "autograd"
+installs = "autograd scipy"
 required = False
-preload = ("autograd",)
+preload = ("autograd", "autograd.scipy.signal")
 domain = Domain(Box(ranks=(1, 2, 3), dtypes=("float64",), groups=("one",), empty_batch=False))
 
 

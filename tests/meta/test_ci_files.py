@@ -193,6 +193,9 @@ def test_what_they_are_held_against() -> None:
     """pyproject.toml's Pythons begin where it says, and each framework has an extra of its name."""
     assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
     assert {entry.name for entry in entries() if not entry.ours} == EXTRAS
+    for entry in entries():
+        extra = " ".join(PROJECT["optional-dependencies"].get(entry.name, []))
+        assert set(getattr(entry.oracle, "installs", "").split()) <= set(re.findall(r"\w+", extra))
 
 
 def test_no_host_is_named() -> None:
