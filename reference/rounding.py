@@ -58,8 +58,8 @@ class Format:
         return 2.0**-self.precision
 
     @property
-    def emax(self) -> int:
-        """The exponent e of the first power of two that is too large: all below 2^e is finite."""
+    def maxexp(self) -> int:
+        """The e of 2^e, the least power of two that is too large, as in `numpy.finfo`."""
         return math.frexp(self.largest)[1]
 
 
@@ -92,8 +92,9 @@ class Expected:
 
     `want` holds the right results in higher precision, and NaN and Inf where they belong, `allowed`
     the most that each element may be off (0: it must be equal, NaN where that is NaN). All have the
-    shapes of x, w, b and dy; db is None without a bias. `overflows` says for some elements
-    of a result whether a partial sum may, given the signs of infinite answers, NaN for NaN.
+    shapes of x, w, b and dy; db is None without a bias. `overflows`, given the name
+    of a result, where answers are no finite numbers, and their signs in a row, NaN for NaN, says
+    whether a partial sum may come to that.
     """
 
     want: ConvGrads
@@ -153,16 +154,16 @@ class Expected:
         right = np.where(special, want, 0).astype(np.float64)
         is_same = (values == right) | (np.isnan(values) & np.isnan(right))
         may_overflow = self._may_overflow(name, values, np.where(special, 0, want), where)
-        return np.asarray(np.where(special, is_same, may_overflow & ~np.isfinite(values)))
+        return np.asarray(np.where(special, is_same, may_overflow))
 
     def _may_overflow(self, name: str, values: Array, want: Array, where: Array) -> Array:
         """Whether a result, or a partial sum of it, may be too large, and so come to `values`."""
         signs = np.sign(values)
         if (stored := FORMATS.get(self.problem.dtype.name)) is None:
             return np.zeros(signs.shape, bool)
-        too_large: Any = 2**stored.emax
+        too_large: Any = 2**stored.maxexp
         if want.dtype != object:
-            too_large = np.ldexp(want.dtype.type(1), stored.emax)
+            too_large = np.ldexp(want.dtype.type(1), stored.maxexp)
         allowed = getattr(self.allowed, name)[where]
         off = too_large - np.where(signs < 0, -want, want)
         is_beyond = ~np.isnan(signs) & (off <= np.where(np.isinf(allowed), 0, allowed))

@@ -90,7 +90,7 @@ def test_the_message_tells_what_rounding_would_allow() -> None:
 def test_what_is_too_large_is_infinite(result: str, factors: str, dtype: str) -> None:
     """The reference and the numerical gradients say so; whoever stays at the largest is wrong."""
     stored = FORMATS[dtype]
-    size = 1.5 * 2.0 ** (stored.emax // 2) if " " in factors else stored.largest
+    size = 1.5 * 2.0 ** (stored.maxexp // 2) if " " in factors else stored.largest
     shapes = {"x": (1, 2, 1), "w": (1, 1, 1), "b": (1,), "dy": (1, 2, 1)}
     arrays = {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
     for sign, name in zip((-1, 1), factors.split()):

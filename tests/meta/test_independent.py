@@ -15,10 +15,13 @@ import pytest
 from hypothesis import Phase, given, seed, settings, target
 from hypothesis import strategies as st
 
+from oracles.protocol import Box, Domain
 from oracles.registry import find
 from reference import ConvProblem
 from tests.support.ahead import draw
+from tests.support.classes import ask_one, regions
 from tests.support.independent import INDEPENDENT
+from tests.support.power import stream
 from tests.support.strategies import problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,8 +69,9 @@ print(drawn(st.tuples(st.integers(0, 10**6), st.binary(min_size=3, max_size=3)),
 @pytest.mark.parametrize("backend", [INDEPENDENT, "hypothesis"])
 def test_what_has_been_imported_changes_nothing(backend: str, tmp_path: Path) -> None:
     """The seed alone says what is drawn; Hypothesis' own backend draws what it finds in code."""
-    numbers = ", ".join(map(str, range(1000, 2000)))
-    (tmp_path / "numbers_to_be_found.py").write_text(f"NUMBERS = [{numbers}]\n")
+    numbers = ", ".join(map(str, range(1000, 1100)))
+    words = ", ".join(map(repr, (bytes([i, 2, i]) for i in range(50))))
+    (tmp_path / "numbers_to_be_found.py").write_text(f"NUMBERS = [{numbers}, {words}]\n")
     found = [
         subprocess.run(
             [sys.executable, "-c", DRAWN, str(tmp_path), backend, *more],
@@ -116,6 +120,7 @@ def test_what_aims_has_hypothesis_own(aims: bool) -> None:
     aimed: list[int] = []
 
     def ask(problem: ConvProblem) -> None:
+        assert (settings().backend == INDEPENDENT) != aims
         aimed.append(problem.x.size)
         target(float(problem.x.size))
 
@@ -123,3 +128,33 @@ def test_what_aims_has_hypothesis_own(aims: bool) -> None:
     draw(ask, problems(find("numerical").oracle.domain, 1, "float32"), "0", 400, phases)
     later, earlier = aimed[200:], aimed[:200]
     assert (statistics.median(later) > 2 * statistics.median(earlier)) == aims
+
+
+@pytest.mark.parametrize("how", ["a problem of each class", "what planted faults are asked"])
+def test_who_draws_without_a_profile_has_it(how: str) -> None:
+    """As benchmarks and certificates do."""
+    backends: list[str] = []
+
+    def ask(*_: object) -> bool:
+        backends.append(settings().backend)
+        if len(backends) > 400:
+            raise Enough
+        return True
+
+    domain = Domain(Box(ranks=(1,), dtypes=("float32",), stride="one", dilation="one"))
+    before = settings.get_current_profile_name()
+    settings.load_profile("default")
+    try:
+        if how == "a problem of each class":
+            ask_one(regions(domain)[0], ask)
+        else:
+            stream(domain, 0, 400, ask)
+    except Enough:
+        pass
+    finally:
+        settings.load_profile(before)
+    assert set(backends) == {INDEPENDENT}
+
+
+class Enough(BaseException):
+    """Has been asked."""

@@ -16,7 +16,7 @@ from oracles.process import ENVIRONMENT
 from oracles.protocol import Domain
 from oracles.registry import Entry
 from reference.problem import Array, ConvGrads, ConvProblem, array_literal
-from reference.rounding import RESULTS, as_doubles
+from reference.rounding import RESULTS, as_doubles, as_rationals
 
 _REPEATS = 20  # at least, for a fault that does not show at once
 
@@ -97,7 +97,8 @@ def _expected(problem: ConvProblem, domain: Domain) -> tuple[ConvGrads, ConvGrad
             wants[name] = want = as_doubles(array)
             finite = np.isfinite(want)
             rounding = np.zeros(want.shape)
-            rounding[finite] = np.abs(array[finite] - want[finite].astype(array.dtype))
+            again = as_rationals(want[finite]) if array.dtype == object else want[finite]
+            rounding[finite] = as_doubles(np.abs(array[finite] - again))
             allowed = getattr(expected.allowed, name)
             offs[name] = allowed + rounding if allowed.any() else np.zeros(())
             infinite, nan = (

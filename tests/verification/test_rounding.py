@@ -24,6 +24,7 @@ from reference.rounding import (
     FORMATS,
     RESULTS,
     absolute_sums,
+    as_doubles,
     as_rationals,
     expect,
     upper_bounds,
@@ -420,8 +421,8 @@ def test_a_sum_that_is_too_large(dtype: str, higher: str, monkeypatch: pytest.Mo
     if higher == "rationals":
         without_longdouble(monkeypatch)
     inf, unit, largest = np.inf, FORMATS[dtype].unit, FORMATS[dtype].largest
-    root = 2.0 ** (FORMATS[dtype].emax // 2)
-    x = [root, 0, -root, 0, (1 - unit) * root, root / 2, root / 2, 0]  # in twos
+    root = 2.0 ** (FORMATS[dtype].maxexp // 2)
+    x = [1.5 * root, 0, -root, 0, (1 - unit) * root, root / 2, root / 2, 0]  # in twos
     arrays = line(x, dtype), kernel([root, unit * root], dtype), None, line(np.zeros(4), dtype)
     expected = expect(ConvProblem(*arrays, replace(WITHOUT_PADDING, stride=(2,))))
     for near in (largest, inf):
@@ -430,7 +431,10 @@ def test_a_sum_that_is_too_large(dtype: str, higher: str, monkeypatch: pytest.Mo
         assert not np.nan_to_num(expected.ratios("y", right), nan=2).max(initial=0) > 1
     for wrong in ([-inf, inf, -inf, inf], [np.nan] * 4, [0, 0, largest / 2, -inf]):
         is_wrong = expected.wrong("y", line(wrong, dtype)).ravel()
-        assert is_wrong[3 if dtype == "float64" else 0 :].all()  # S of the others is too large
+        of_others = dtype != "float64"  # S of the others is too large for float64: who knows
+        assert is_wrong.tolist() == [of_others, of_others, of_others, True]
+    is_infinite = expected.is_infinite("y").ravel()  # of the second, the largest is near enough
+    assert is_infinite.tolist() == [of_others, False, False, False]
 
 
 @pytest.mark.parametrize("conventional", [True, False])
@@ -442,18 +446,22 @@ def test_a_partial_sum_that_is_too_large(
     """Whoever sums so many in that format may come to Inf, -Inf or NaN, or be right."""
     if higher == "rationals":
         without_longdouble(monkeypatch)
-    inf, nan, root = np.inf, np.nan, 2.0 ** (FORMATS[dtype].emax // 2)
+    inf, nan, unit = np.inf, np.nan, FORMATS[dtype].unit
+    root = 2.0 ** (FORMATS[dtype].maxexp // 2)
     half = root / 2  # two products with it are too large
     narrow = partial(expect, accumulation=dtype, conventional=conventional)
     for x, right, honest in (
         ([half, half, -half, -half], 0, {inf, -inf, nan}),
         ([half, half, -half / 2, 0], 1.5 * half * root, {inf}),
         ([half, half / 2, -half, 0], half / 2 * root, set()),
+        ([half, (1 - 4 * unit) * half, -half, 0], (1 - 4 * unit) * half * root, {inf}),
     ):
         problem = in_line(x, [root] * 4, [0], dtype)
         for value in (inf, -inf, nan):
             may_be = value in honest or not conventional or dtype == "float64"  # S is too large
             assert narrow(problem).wrong("y", line([value], dtype)).all() != may_be
+            beside = replace(problem, dy=line([nan], dtype))  # as y is without it
+            assert not conventional or narrow(beside).wrong("y", line([value], dtype)) != may_be
         assert not narrow(problem).wrong("y", line([right], dtype)).any()
         if conventional and dtype != "float64":
             assert narrow(problem).wrong("y", line([right - root * half / 2], dtype)).all()
@@ -461,6 +469,12 @@ def test_a_partial_sum_that_is_too_large(
         wide = expect(in_line([half, half, -half, -half], [root] * 4, [0], dtype))
         for value in (inf, -inf, nan):
             assert wide.wrong("y", line([value], dtype)).all()
+
+
+def test_rationals_that_are_too_large() -> None:
+    """They are Inf in float64, of their sign."""
+    values = np.array([Fraction(2**1024), -Fraction(2**1024), Fraction(1, 3), np.nan], object)
+    assert repr(as_doubles(values).tolist()) == repr([np.inf, -np.inf, 1 / 3, np.nan])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])

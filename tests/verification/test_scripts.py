@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 
 from oracles import divergences
-from oracles.compare import Verdict, judge
+from oracles.compare import Verdict, expected_of, judge
 from oracles.protocol import Box, Differs, Domain, Evidence
 from oracles.registry import Entry, connect, find, names, variants
 from oracles.worker import Connection
 from reference import ConvGrads, ConvParams, ConvProblem, conv_backward
+from tests.support import scripts
 from tests.support.scripts import standalone
 from tests.support.strategies import problems
 from tests.support.verification import Verification
@@ -181,6 +182,17 @@ def test_a_script_knows_what_is_too_large(
     )
     assert done.returncode == (0 if is_right else 1), done.stderr
     assert ("not reproduced" if is_right else "DEFECT: ask 0: dw =") in done.stdout
+
+
+def test_a_script_allows_for_its_own_rounding() -> None:
+    """What should be is in float64: that is off, too, where the answer is."""
+    x = (0.1 * PROBLEM.x).astype(np.float64)
+    arrays = {name: getattr(PROBLEM, name).astype(np.float64) / 3 for name in ("w", "dy")}
+    problem = replace(PROBLEM, x=x, **arrays)
+    domain = Domain(Box(ranks=(2,), dtypes=("float64",)))
+    allowed, of_oracle = scripts._expected(problem, domain)[1], expected_of(problem, domain).allowed
+    assert (allowed.y > of_oracle.y).all()
+    assert (allowed.y < 2 * of_oracle.y).all()
 
 
 def test_what_should_be_does_not_come_from_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def with_special_values(domain: Domain, rank: int, dtype: str) -> SearchStrategy
 
 def too_large(domain: Domain, rank: int, dtype: str) -> SearchStrategy[ConvProblem]:
     """Problems of `domain` with sums, and parts of sums, that are too large for `dtype`."""
-    scale = 2.0 ** (FORMATS[dtype].emax // 2 - 1)
+    scale = 2.0 ** (FORMATS[dtype].maxexp // 2 - 1)
 
     def scaled(problem: ConvProblem) -> ConvProblem:
         x, w, dy = (a * a.dtype.type(scale) for a in (problem.x, problem.w, problem.dy))
