@@ -341,20 +341,29 @@ def test_keep_going(tmp_path: Path) -> None:
     assert int(rows(output)[name][6].replace(",", "")) > 50
 
 
-def test_a_killed_run_leaves_nothing_but_its_question(tmp_path: Path) -> None:
-    """No process stays, and the next run says what the oracle was asked."""
+def test_a_killed_run_leaves_nothing_but_its_questions(tmp_path: Path) -> None:
+    """No process stays, and the next run says what the oracle was asked, and what was to follow."""
     name, tag = "tests.support.zoo:hangs", f"KILLED={tmp_path.name}"
+    environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)}
     options = ["--time-limit=100", f"--regressions={tmp_path}", EXACT, "-k", "1d-float32"]
     command = [sys.executable, "-m", "pytest", "--oracle", f"{name}[{tag}]", *options]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
-        wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob(".asked-*")))
-        assert processes_with(tag)
-        run.kill()
+
+    def asks_two() -> bool:
+        return any(b'"problems": 2' in path.read_bytes() for path in tmp_path.glob(".asked-*"))
+
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as run:
+        try:
+            wait_until(asks_two)
+            assert processes_with(tag)
+        finally:
+            run.kill()
     wait_until(lambda: not processes_with(tag))
     _, output = run_pytest("--collect-only", f"--regressions={tmp_path}")
-    [kept] = (tmp_path / "seen-once").glob("*.json")
-    assert f"an earlier run was killed; what it was asking is kept: --replay={kept}" in output
-    assert load(kept).message == f"{name}[{tag}] was asked this when its run was killed"
+    kept = list((tmp_path / "seen-once").glob("*.json"))
+    assert len(kept) == 2
+    for path in kept:
+        assert f"an earlier run was killed; what it was asking is kept: --replay={path}" in output
+        assert load(path).message == f"{name}[{tag}] was asked this when its run was killed"
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
