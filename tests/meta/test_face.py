@@ -346,6 +346,7 @@ def test_a_killed_run_leaves_nothing_but_its_questions(tmp_path: Path) -> None:
     name, tag = "tests.support.zoo:hangs", f"KILLED={tmp_path.name}"
     environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)}
     options = ["--time-limit=100", f"--regressions={tmp_path}", EXACT, "-k", "1d-float32"]
+    options += ["--hypothesis-seed=0"]  # with which the second is small enough to be sent behind
     command = [sys.executable, "-m", "pytest", "--oracle", f"{name}[{tag}]", *options]
 
     def asks_two() -> bool:
