@@ -36,7 +36,7 @@ _ONE = settings(
     phases=[Phase.generate],
     verbosity=Verbosity.quiet,
     database=None,
-    suppress_health_check=[HealthCheck.filter_too_much],  # two are, of three
+    suppress_health_check=[HealthCheck.filter_too_much],  # one is, of two
     backend=INDEPENDENT,
 )
 
