@@ -54,7 +54,8 @@ def conv_forward(
     chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w = _summable(x), _summable(w)
     y = chosen.forward(x, w, params)
-    if (chosen.pads and not _are_finite(w)) or (chosen.joins and not _are_finite(y)):
+    smaller = min(w, y, key=np.size)  # whatever met a stored zero is in both
+    if (chosen.pads and not _are_finite(smaller)) or (chosen.joins and not _are_finite(y)):
         y = PLANS["taps"].forward(x, w, params)
     if b is not None:
         y += b
@@ -75,7 +76,9 @@ def conv_backward(
     chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w, dy = _summable(x), _summable(w), _summable(dy)
     dx, dw = chosen.backward(x, w, dy, params)
-    if (chosen.pads or chosen.joins) and not _are_finite(w, dw):
+    if (chosen.pads or chosen.joins) and not (
+        _are_finite(w, dw) if w.size <= x.size + dy.size else _are_finite(x, dx) and _are_finite(dy)
+    ):
         dx, dw = PLANS["taps"].backward(x, w, dy, params)
     db = _sum(dy)
     if dx.dtype != dtype:

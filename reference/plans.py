@@ -51,6 +51,8 @@ from reference.windows import (
 Grads: TypeAlias = tuple[Array, Array]
 
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
+_SPAN = 3  # times as many as w has, of a wide one: each block adds all of dW to those before
+_WIDE = 48  # channels from which they lie together where a tap adds to dX
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
 _FEW = 16  # channels that a matrix product is too large a tool for
 _LARGE = 256  # outputs of an image from which a product more costs less than the columns it saves
@@ -99,11 +101,14 @@ def choose(x_shape: Size, w_shape: Size, params: ConvParams) -> str:
         few = _NARROW
     if channels <= min(_NARROW, max(few, filters // 4)):
         return "x columns"
-    narrow = _NARROW // 2 if is_strided else _NARROW
-    if not is_shared or min(channels, filters) > narrow:
+    if not is_shared:
         return "taps"
-    outputs = math.prod(y_shape(x_shape, w_shape, params)[1:-1])
-    saves = params.rank > 1 < kernel[0] and channels <= _WIDER * filters and outputs >= _LARGE
+    is_large = math.prod(y_shape(x_shape, w_shape, params)[1:-1]) >= _LARGE
+    if _WIDE <= channels <= filters // 2 and (channels <= _NARROW or is_large):
+        return "x columns"
+    if min(channels, filters) > (_NARROW // 2 if is_strided else _NARROW):
+        return "taps"
+    saves = params.rank > 1 < kernel[0] and channels <= _WIDER * filters and is_large
     return "rows" if saves else "dy columns"
 
 
@@ -224,33 +229,47 @@ def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
     def part(block: Cells) -> None:
         multiply(columns_of(runs, block, w_rows), w_rows, as_rows(y[block]))
 
-    for_each(part, blocks_of(y.shape[:-1], _COLUMNS // len(w_rows)), _are_shared(y, w))
+    for_each(part, _column_blocks(y, w_rows), _are_shared(y, w))
     return y
 
 
-def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
-    """Per block of outputs: dW += columns^T @ dy; w @ dy^T holds what each tap adds to dX.
+def _column_blocks(cells: Array, w_rows: Array) -> tuple[Cells, ...]:
+    """Of (N, *O, B), for columns that `w_rows` (K * A, B) is multiplied by."""
+    return blocks_of(cells.shape[:-1], max(_COLUMNS, _SPAN * w_rows.size) // len(w_rows))
 
-    dX lies channels first meanwhile, so that what is added lies in long rows.
-    """
-    kernel = w.shape[:-2]
+
+def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+    """Per block of outputs: dW += columns^T @ dy; dy @ w^T holds what each tap adds to dX."""
+    kernel, channels = w.shape[:-2], x.shape[-1]
     if are_apart(kernel, params):
         return _patches_backward(x, w, dy, params)
     padded = pad(x, params.padding)
-    dx_padded = channels_last(np.zeros((x.shape[-1], *padded.shape[:-1]), x.dtype), 0)
+    if channels >= _WIDE:
+        dx_padded = np.zeros_like(padded)
+    else:  # channels first meanwhile, so that what is added lies in long rows
+        dx_padded = channels_last(np.zeros((channels, *padded.shape[:-1]), x.dtype), 0)
     runs, dx_windows = runs_of(padded, kernel, params), windows_of(dx_padded, kernel, params)
     w_rows, taps = as_rows(w), list(product(*map(range, kernel)))
 
     def part(block: Cells) -> Array:
-        dy_rows = as_rows(dy[block])
-        products = (w_rows @ dy_rows.T).reshape(-1, x.shape[-1], *dy[block].shape[:-1])
-        for tap, of_tap in zip(taps, channels_last(products, 1)):
+        dw = contract(columns_of(runs, block, w_rows), as_rows(dy[block]))
+        for tap, of_tap in zip(taps, _fed_by_tap(dy[block], w_rows, channels)):
             fed = dx_windows[block + tap]
             fed += of_tap
-        return contract(columns_of(runs, block, w_rows), dy_rows)
+        return dw
 
-    dw = total(map(part, blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))))
+    dw = total(map(part, _column_blocks(dy, w_rows)))
     return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
+
+
+def _fed_by_tap(dy: Array, w_rows: Array, channels: int) -> Array:
+    """What each tap adds to dX for dy (N, *O, F): (prod(K), N, *O, C), a view."""
+    cells = dy.shape[:-1]
+    if channels >= _WIDE:
+        by_cell = (as_rows(dy) @ w_rows.T).reshape(*cells, -1, channels)
+        return by_cell.transpose(len(cells), *range(len(cells)), -1)
+    by_channel = (w_rows @ as_rows(dy).T).reshape(-1, channels, *cells)
+    return channels_last(by_channel, 1)
 
 
 def _patches_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
@@ -269,8 +288,7 @@ def _patches_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grad
         place[...] = patches.view(place.dtype).reshape(place.shape)
         return contract(columns_of(runs, block, w_rows), dy_rows)
 
-    blocks = blocks_of(dy.shape[:-1], _COLUMNS // len(w_rows))
-    dw = total(in_order(part, blocks, _are_shared(dy, w)))
+    dw = total(in_order(part, _column_blocks(dy, w_rows), _are_shared(dy, w)))
     return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
 
 
@@ -313,8 +331,7 @@ def _columns_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grad
         taps = columns.reshape(len(columns), -1, w.shape[-1]).swapaxes(0, 1)
         return matmul_of_transpose(as_rows(x[block]), taps[::-1])
 
-    blocks = blocks_of(x.shape[:-1], _COLUMNS // len(w_rows))
-    dw = total(in_order(part, blocks, _are_shared(dy, w)))
+    dw = total(in_order(part, _column_blocks(x, w_rows), _are_shared(dy, w)))
     if by_tap:
         return dx, dw.reshape(w.shape)
     dw = dw.reshape(-1, *kernel, w.shape[-1])

@@ -135,11 +135,15 @@ def test_every_plan_is_exact_in_every_region(kind: str, region: str) -> None:
     "limits",
     [
         [(plans, "_COLUMNS", 1 << 16), (depthwise, "_PART", 1 << 16)],
-        [(plans, "_COLUMNS", 60), (depthwise, "_PART", 60), (depthwise, "_LONG_PART", 60)],
+        [
+            *[(plans, "_COLUMNS", 60), (plans, "_SPAN", 0), (plans, "_WIDE", 0)],
+            *[(depthwise, "_PART", 60), (depthwise, "_LONG_PART", 60)],
+        ],
+        [(plans, "_COLUMNS", 60), (plans, "_SPAN", 1)],
         [(products, "_SMALL", 60), (products, "_LEAST", 1)],
         [(windows, "_SHORT", 0), (windows, "_run_layout", windows._run_layout.__wrapped__)],
     ],
-    ids=["one block", "many blocks", "small products", "runs of numbers"],
+    ids=["one block", "many blocks", "blocks as large as w", "small products", "runs of numbers"],
 )
 def test_every_plan_is_exact_on_random_problems(
     kind: str, rank: int, limits: list[tuple[ModuleType, str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -244,6 +248,7 @@ def test_outputs_that_are_apart(
         plans, "_patches_backward", lambda *args: asked.append(args) or patches(*args)
     )
     monkeypatch.setattr(plans, "_COLUMNS", most)
+    monkeypatch.setattr(plans, "_SPAN", 0)
     monkeypatch.setattr(threads, "THREADS", 3)
     monkeypatch.setattr(threads, "_SHARED", 1)
     check(problem, "x columns")
@@ -284,6 +289,46 @@ def test_patches_are_columns(kernel: int, stride: int, channels: int, plan: str)
     """Of up to 128 channels, unless a kernel has one tap."""
     shape, params = (2, 32, 32, channels), ConvParams((stride, stride))
     assert choose(shape, (kernel, kernel, channels, channels), params) == plan
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "channels", "filters", "stride", "plan"),
+    [
+        (28, 3, 48, 96, 1, "x columns"),
+        (28, 3, 48, 95, 1, "rows"),
+        (28, 3, 47, 94, 1, "rows"),
+        (28, 3, 48, 96, 2, "x columns"),
+        (28, 1, 48, 96, 2, "taps"),
+        (7, 3, 128, 256, 1, "x columns"),
+        (16, 3, 129, 258, 1, "x columns"),
+        (15, 3, 129, 258, 1, "taps"),
+    ],
+)
+def test_wide_columns(
+    size: int, kernel: int, channels: int, filters: int, stride: int, plan: str
+) -> None:
+    """Of many channels, where there are twice as many filters and images are not too small."""
+    params = ConvParams((stride, stride), ((kernel // 2, kernel // 2),) * 2)
+    w_shape = (kernel, kernel, channels, filters)
+    assert choose((1, size, size, channels), w_shape, params) == plan
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "count"), [(3, 512, 1), (64, 64, 2), (256, 170, 3), (256, 342, 1)]
+)
+def test_blocks_of_columns(channels: int, filters: int, count: int) -> None:
+    """Of half a million elements, or thrice as many as w: each adds all of dW to those before."""
+    w_rows = np.empty((9 * channels, filters), np.int8)
+    assert len(plans._column_blocks(np.empty((1, 32, 32, filters)), w_rows)) == count
+
+
+@pytest.mark.parametrize(("channels", "last"), [(47, 3), (48, 4)])
+def test_what_a_tap_feeds_lies_in_long_rows(channels: int, last: int) -> None:
+    """Of channels where there are many, of cells where there are few."""
+    dy, w_rows = np.ones((2, 5, 6, 7), np.float32), np.ones((4 * channels, 7), np.float32)
+    fed = plans._fed_by_tap(dy, w_rows, channels)
+    assert fed.shape == (4, 2, 5, 6, channels)
+    assert fed.strides[last] == fed.itemsize
 
 
 @each_rank
@@ -344,13 +389,16 @@ def test_every_plan_keeps_special_values_where_they_belong(kind: str, rank: int)
 
 
 @each_plan
+@pytest.mark.parametrize("cells", ["many", "few"])
 @pytest.mark.parametrize("name", ["x", "w", "dy"])
 @pytest.mark.parametrize(("value", "others"), [(math.nan, 1), (-math.inf, 0)])
 def test_every_plan_keeps_one_special_value_where_it_belongs(
-    plan: str, name: str, value: float, others: float
+    plan: str, cells: str, name: str, value: float, others: float
 ) -> None:
-    """Wherever it is; all others are integers, or zero."""
+    """Wherever it is; all others are integers, or zero. Few cells are less than w has."""
     problem = PROBLEMS[plan](np.float32)
+    if cells == "few":
+        problem = few_cells(problem)
     arrays = {key: getattr(problem, key) * np.float32(others) for key in ("x", "w", "dy")}
     for place in range(arrays[name].size):
         special = arrays[name].copy()
@@ -427,6 +475,16 @@ PROBLEMS = {
         integers_of, (2, 6, 5, 4), (3, 2, 2, 6), ConvParams((1, 2), ((1, 0), (0, 2)), (2, 1), 2)
     ),
 }
+
+
+def few_cells(p: ConvProblem) -> ConvProblem:
+    """The same of so few cells that w has more elements; some outputs see the padding only."""
+    if not any(map(any, p.params.padding)):
+        return integers_of((1, 1, 1, p.x.shape[-1]), p.w.shape, p.params, p.x.dtype)
+    params = ConvParams((1, 1), ((1, 0), (0, 2)), (2, 1), p.params.groups)
+    few = integers_of((1, 4, 1, p.x.shape[-1]), p.w.shape, params, p.x.dtype)
+    assert few.w.size > few.x.size + few.dy.size
+    return few
 
 
 @given(st.sampled_from(RANKS).flatmap(lambda rank: problems(ANY, rank, "float32")))
