@@ -227,15 +227,13 @@ def expect(
     integral = conventional and _is_integral(problem)
     cut = _cut(problem, factors)
     most = _most(min(stored.precision, summed.precision))
-    can_be_equal = integral and (factors is None or _largest_of(cut) == 0)
-    if can_be_equal and all(bound <= most for bound in upper_bounds(problem).values()):
-        return Expected(want, _each(_zeros, want), problem)
-    sums = absolute_sums(problem)
-    if can_be_equal and _largest_of(sums) <= most:
+    is_whole = integral and (factors is None or _largest_of(cut) == 0)
+    if is_whole and _sums_are_at_most(most, problem):
         return Expected(want, _each(_zeros, want), problem)
     counts = _of(problem, lambda array: (array != 0).astype(np.float64))
-    magnitudes = sums
-    if not conventional:
+    if conventional:
+        magnitudes = absolute_sums(problem)
+    else:
         magnitudes, counts = _norms(problem), _each(lambda n: n + _transform_size(problem), counts)
 
     def overflows(name: str, where: Array, signs: Array) -> Array:
@@ -312,6 +310,13 @@ def upper_bounds(problem: ConvProblem) -> dict[str, float]:
     of_dw = problem.dy.size // max(1, filters)
     of_y = math.prod(problem.w.shape[:-1])
     return {"dx": of_dx * dy * w, "dw": of_dw * x * dy, "db": of_dw * dy, "y": of_y * x * w + b}
+
+
+def _sums_are_at_most(most: float, problem: ConvProblem) -> bool:
+    """Whether S of no element exceeds it; S is worked out only where that is not plain to see."""
+    if max(upper_bounds(problem).values()) <= most:
+        return True
+    return _largest_of(absolute_sums(problem)) <= most
 
 
 def largest_in(array: Array | None) -> float:

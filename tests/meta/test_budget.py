@@ -90,7 +90,7 @@ def test_random_problems_are_cut_and_that_is_said(tmp_path: Path) -> None:
 
 def test_processes_share_one_budget(tmp_path: Path) -> None:
     """pytest-xdist's end together, and what each has cut is added up."""
-    options = ("--problems=100000", "--budget=20s", "-n", "2", "--dist=worksteal")
+    options = ("--problems=100000", "--budget=10s", "-n", "2", "--dist=worksteal")
     code, output = run_pytest("--oracle", RIGHT, EXACT, *options, f"--report={tmp_path}")
     assert code == pytest.ExitCode.OK
     assert re.search(r"left no time for [\d,]+ of 600,000 random problems\.", output)

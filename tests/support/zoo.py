@@ -270,6 +270,9 @@ def eats_memory(problem: ConvProblem) -> Any:
         hoard.append(np.empty(1 << 28, np.uint8))
 
 
+eats_memory.memory_limit = 1 << 30  # glibc fills it all
+
+
 @Bad
 def maps_all_memory(problem: ConvProblem) -> Any:
     """Needs as many addresses as there are, as CUDA does, and says so."""
