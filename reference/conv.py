@@ -76,9 +76,7 @@ def conv_backward(
     chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w, dy = _summable(x), _summable(w), _summable(dy)
     dx, dw = chosen.backward(x, w, dy, params)
-    if (chosen.pads or chosen.joins) and not (
-        _are_finite(w, dw) if w.size <= x.size + dy.size else _are_finite(x, dx) and _are_finite(dy)
-    ):
+    if (chosen.pads or chosen.joins) and not _can_be_used(x, w, dy, dx, dw):
         dx, dw = PLANS["taps"].backward(x, w, dy, params)
     db = _sum(dy)
     if dx.dtype != dtype:
@@ -122,6 +120,16 @@ def _summable(array: Array) -> Array:
 def _has_blas(array: Array) -> bool:
     """Whether BLAS multiplies such arrays, once they are summable: then a few zeros are free."""
     return array.dtype.kind in "fV" and array.dtype.itemsize <= 8
+
+
+def _can_be_used(x: Array, w: Array, dy: Array, dx: Array, dw: Array) -> bool:
+    """Whether no Inf or NaN has met a zero that a plan stores.
+
+    It would be in w or dW, and in x, dX or dy: whichever are less to look through.
+    """
+    if w.size <= x.size + dy.size:
+        return _are_finite(w, dw)
+    return _are_finite(x, dx) and _are_finite(dy)
 
 
 def _are_finite(a: Array, b: Array | None = None) -> bool:

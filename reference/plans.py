@@ -51,7 +51,7 @@ from reference.windows import (
 Grads: TypeAlias = tuple[Array, Array]
 
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
-_SPAN = 3  # times as many as w has, of a wide one: each block adds all of dW to those before
+_SPAN = 3  # times as many as w has, if that is more: after each block all of dW is added up
 _WIDE = 48  # channels from which they lie together where a tap adds to dX
 _NARROW = 128  # channels up to which adding up a product per tap costs more than columns
 _FEW = 16  # channels that a matrix product is too large a tool for
