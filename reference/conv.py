@@ -135,8 +135,10 @@ def _can_be_used(x: Array, w: Array, dy: Array, dx: Array, dw: Array) -> bool:
 def _are_finite(a: Array, b: Array | None = None) -> bool:
     """Whether no element is Inf or NaN, which the sum of the products a * b then is too.
 
-    The two are of one size; one alone is asked with itself.
+    The two are of one size; one alone is asked with itself. Of objects nobody knows.
     """
+    if a.dtype.kind == "O":
+        return False
     if b is None:
         b = a
     if a.dtype.kind == "f":

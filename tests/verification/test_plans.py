@@ -409,12 +409,13 @@ def test_every_plan_keeps_one_special_value_where_it_belongs(
 
 
 @each_plan
-@pytest.mark.parametrize("small", [60, 300, 10**6])
-@pytest.mark.parametrize("dtype", [np.longdouble, np.int16, np.uint16, np.int32, np.int64])
+@pytest.mark.parametrize(("small", "wide"), [(60, 0), (300, 48), (10**6, 0)])
+@pytest.mark.parametrize("dtype", [np.longdouble, np.int16, np.uint16, np.int32, np.int64, object])
 def test_every_plan_takes_other_numbers(
-    plan: str, dtype: Any, small: int, monkeypatch: pytest.MonkeyPatch
+    plan: str, dtype: Any, small: int, wide: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Integers of 16 bits are not taken for floating-point numbers, nor are sums made wider."""
+    monkeypatch.setattr(plans, "_WIDE", wide)
     monkeypatch.setattr(products, "_SMALL", small)
     monkeypatch.setattr(products, "_LEAST", 1)
     check(PROBLEMS[plan](dtype), plan)
