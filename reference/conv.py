@@ -54,8 +54,8 @@ def conv_forward(
     chosen, dtype = _plan(plan, x, w, params), x.dtype
     x, w = _summable(x), _summable(w)
     y = chosen.forward(x, w, params)
-    smaller = min(w, y, key=np.size)  # whatever met a stored zero is in both
-    if (chosen.pads and not _are_finite(smaller)) or (chosen.joins and not _are_finite(y)):
+    seen = y if chosen.joins or y.size < w.size else w  # what has met a stored zero is in it
+    if (chosen.pads or chosen.joins) and not _are_finite(seen):
         y = PLANS["taps"].forward(x, w, params)
     if b is not None:
         y += b
@@ -99,7 +99,7 @@ def _keep_memory() -> None:
 def _plan(name: str | None, x: Array, w: Array, params: ConvParams) -> Plan:
     if name is None:
         name = choose(x.shape, w.shape, params)
-        is_object = x.dtype.kind == "O"  # which has no isfinite
+        is_object = x.dtype.kind == "O"  # whose sums by others may not be used
         return PLANS["taps" if is_object or (name == "groups" and not _has_blas(x)) else name]
     fitting = [key for key, plan in PLANS.items() if plan.fits(x.shape, w.shape, params)]
     if name not in fitting:
