@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 import os
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,15 @@ from reference.problem import (
     Array,
     ConvGrads,
     ConvParams,
+    Size,
     check_backward,
     check_bias,
     check_forward,
+    y_shape,
 )
+from reference.shapes import Backward, Forward, Shapes
+
+_PREPARED = 256  # layers, of a network or two, for which a plan is prepared once
 
 # Elements that BLAS has one thread for. If it has more, they stay awake for a while, looking for
 # more to do, and are in the way of ours.
@@ -47,16 +53,17 @@ def conv_forward(
     `plan` is one of `PLANS`, None for the fastest. Raises TypeError or ValueError for arguments
     that do not fit, see `ConvProblem`.
     """
-    _keep_memory()
     check_forward(x, w, params)
     if b is not None:
         check_bias(b, w)
-    chosen, dtype = _plan(plan, x, w, params), x.dtype
-    x, w = _summable(x), _summable(w)
-    y = chosen.forward(x, w, params)
+    asked = x.shape, w.shape, x.dtype, params
+    chosen, compute = _forward_by(plan, *asked)
+    dtype, x, w = x.dtype, _summable(x), _summable(w)
+    y = compute(x, w)
     seen = y if chosen.joins or y.size < w.size else w  # what has met a stored zero is in it
     if (chosen.pads or chosen.joins) and not _are_finite(seen):
-        y = PLANS["taps"].forward(x, w, params)
+        _, compute = _forward_by("taps", *asked)
+        y = compute(x, w)
     if b is not None:
         y += b
     return y.astype(dtype, copy=False)
@@ -71,13 +78,14 @@ def conv_backward(
     `plan` is one of `PLANS`, None for the fastest. Raises TypeError or ValueError for arguments
     that do not fit, see `ConvProblem`.
     """
-    _keep_memory()
     check_backward(x, w, dy, params)
-    chosen, dtype = _plan(plan, x, w, params), x.dtype
-    x, w, dy = _summable(x), _summable(w), _summable(dy)
-    dx, dw = chosen.backward(x, w, dy, params)
+    asked = x.shape, w.shape, x.dtype, params
+    chosen, compute = _backward_by(plan, *asked)
+    dtype, x, w, dy = x.dtype, _summable(x), _summable(w), _summable(dy)
+    dx, dw = compute(x, w, dy)
     if (chosen.pads or chosen.joins) and not _can_be_used(x, w, dy, dx, dw):
-        dx, dw = PLANS["taps"].backward(x, w, dy, params)
+        _, compute = _backward_by("taps", *asked)
+        dx, dw = compute(x, w, dy)
     db = _sum(dy)
     if dx.dtype != dtype:
         dx, dw, db = (array.astype(dtype) for array in (dx, dw, db))
@@ -96,30 +104,61 @@ def _keep_memory() -> None:
         np.empty(31 << 20, np.uint8)
 
 
-def _plan(name: str | None, x: Array, w: Array, params: ConvParams) -> Plan:
+@lru_cache(maxsize=_PREPARED)
+def _forward_by(
+    name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
+) -> tuple[Plan, Forward]:
+    """The plan of this name, None for the fastest, and what it computes with."""
+    plan = _plan(name, x_shape, w_shape, dtype, params)
+    return plan, plan.forward(_shapes(x_shape, w_shape, dtype, params))
+
+
+@lru_cache(maxsize=_PREPARED)
+def _backward_by(
+    name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
+) -> tuple[Plan, Backward]:
+    """The same for the gradients."""
+    plan = _plan(name, x_shape, w_shape, dtype, params)
+    return plan, plan.backward(_shapes(x_shape, w_shape, dtype, params))
+
+
+def _plan(
+    name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
+) -> Plan:
+    _keep_memory()
     if name is None:
-        name = choose(x.shape, w.shape, params)
-        is_object = x.dtype.kind == "O"  # whose sums by others may not be used
-        return PLANS["taps" if is_object or (name == "groups" and not _has_blas(x)) else name]
-    fitting = [key for key, plan in PLANS.items() if plan.fits(x.shape, w.shape, params)]
+        name = choose(x_shape, w_shape, params)
+        is_object = dtype.kind == "O"  # whose sums by others may not be used
+        return PLANS["taps" if is_object or (name == "groups" and not _has_blas(dtype)) else name]
+    fitting = [key for key, plan in PLANS.items() if plan.fits(x_shape, w_shape, params)]
     if name not in fitting:
         raise ValueError(
-            f"plan={name!r}: must be None or one that fits x.shape={x.shape}, w.shape={w.shape}, "
+            f"plan={name!r}: must be None or one that fits x.shape={x_shape}, w.shape={w_shape}, "
             f"{params}: {', '.join(map(repr, fitting))}"
         )
     return PLANS[name]
 
 
+def _shapes(x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams) -> Shapes:
+    sums = np.dtype(np.float32) if _is_summed_in_float32(dtype) else dtype
+    return Shapes(x_shape, w_shape, y_shape(x_shape, w_shape, params), sums, params)
+
+
+def _is_summed_in_float32(dtype: np.dtype[Any]) -> bool:
+    """Whether it is a 16-bit format (bfloat16's kind is V)."""
+    return dtype.itemsize == 2 and dtype.kind in "fV"
+
+
 def _summable(array: Array) -> Array:
-    """`array`, C-contiguous, in float32 if it is of a 16-bit format (bfloat16's kind is V)."""
-    if array.dtype.itemsize == 2 and array.dtype.kind in "fV":
+    """`array`, C-contiguous, in the dtype of its sums."""
+    if _is_summed_in_float32(array.dtype):
         array = array.astype(np.float32)
     return np.ascontiguousarray(array)
 
 
-def _has_blas(array: Array) -> bool:
+def _has_blas(dtype: np.dtype[Any]) -> bool:
     """Whether BLAS multiplies such arrays, once they are summable: then a few zeros are free."""
-    return array.dtype.kind in "fV" and array.dtype.itemsize <= 8
+    return dtype.kind in "fV" and dtype.itemsize <= 8
 
 
 def _can_be_used(x: Array, w: Array, dy: Array, dx: Array, dw: Array) -> bool:
@@ -160,9 +199,10 @@ def _sum(dy: Array) -> Array:
 
     Adding row to row is slow where rows are short.
     """
-    if dy.dtype not in _ONES or not dy.size:
+    ones = _ONES.get(dy.dtype)
+    if ones is None or not dy.size:
         return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
-    rows, ones = dy.reshape(-1, dy.shape[-1]), _ONES[dy.dtype]
+    rows = dy.reshape(-1, dy.shape[-1])
     if len(rows) <= _PIECE and _is_for_one_thread(dy):
         total: Array = ones[: len(rows)].dot(rows)
         return total

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reference.problem import Array, ConvParams, Size, y_shape
-from reference.products import multiply_adds, total
+from reference.problem import Array, ConvParams, Size
+from reference.products import total
+from reference.shapes import Backward, Forward, Shapes
 from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
     Cells,
@@ -24,7 +25,7 @@ from reference.windows import (
     phase_count,
     phases_of,
     taps_reversed,
-    windows_of,
+    windows_in,
 )
 
 _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
@@ -48,53 +49,62 @@ def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     return math.prod(x_shape) * math.prod(kernel) >= _EINSUM * (phases * filters) ** 2
 
 
-def forward(x: Array, w: Array, params: ConvParams) -> Array:
+def forward(shapes: Shapes) -> Forward:
     """Y without bias = sum over taps of the windows * w, channel by channel."""
-    channels = x.shape[-1]
-    filters = _by_filter(w[..., 0, :], channels)
-    shape = y_shape(x.shape, w.shape, params)
-    y = np.empty((*shape[:-1], channels, len(filters)), x.dtype)
-    kept = Kept()
+    channels, params = shapes.x[-1], shapes.params
+    parts, share = _parts(shapes.y, shapes.multiply_adds, params)
 
-    def part(cells: Cells) -> None:
-        images, rows = cells
-        padding = padding_of_rows(rows, x.shape[1], len(w), params.padding, params)
-        padded = pad(x[images], padding, kept.x)
-        for m, w_m in enumerate(filters):
-            _sum_windows(padded, w_m, y[cells][..., m], params)
+    def compute(x: Array, w: Array) -> Array:
+        filters = _by_filter(w[..., 0, :], channels)
+        y, kept = np.empty((*shapes.y[:-1], channels, len(filters)), x.dtype), Kept()
 
-    for_each(part, *_parts(len(y), y.shape[1], multiply_adds(y, w), params))
-    return y.reshape(shape)
+        def part(cells: Cells) -> None:
+            images, rows = cells
+            padding = padding_of_rows(rows, x.shape[1], len(w), params.padding, params)
+            padded = pad(x[images], padding, kept.x)
+            for m, w_m in enumerate(filters):
+                _sum_windows(padded, w_m, y[cells][..., m], params)
+
+        for_each(part, parts, share)
+        return y.reshape(shapes.y)
+
+    return compute
 
 
-def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, Array]:
+def backward(shapes: Shapes) -> Backward:
     """dX and dW, filter by filter of every channel."""
-    channels, is_strided = x.shape[-1], max(params.stride) > 1
-    filters = _by_filter(w[..., 0, :], channels)
-    phases = phases_of(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
-    dx, kept = np.empty(x.shape, x.dtype), Kept()
+    channels, params, phases = shapes.x[-1], shapes.params, phases_of(shapes)
+    is_strided = max(params.stride) > 1
+    parts, share = _parts(shapes.x, 2 * shapes.multiply_adds, params)
 
-    def part(cells: Cells) -> Array:
-        images, rows = cells
-        dx_part, dw = dx[cells], np.empty(filters.shape, w.dtype)
-        if is_strided:
-            padded = pad(x[images], params.padding, kept.x)
-        else:
-            [phase] = phases
-            padding = padding_of_rows(rows, dy.shape[1], len(w), phase.padding, phase.params)
-        for m, dy_m in enumerate(_by_filter(dy[images], channels)):
-            dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
+    def compute(x: Array, w: Array, dy: Array) -> tuple[Array, Array]:
+        filters = _by_filter(w[..., 0, :], channels)
+        dx, kept = np.empty(x.shape, x.dtype), Kept()
+
+        def part(cells: Cells) -> Array:
+            images, rows = cells
+            dx_part, dw = dx[cells], np.empty(filters.shape, w.dtype)
             if is_strided:
-                dw[m] = _by_phases(padded, filters[m], dy_m, dx_m, phases, params, kept.dy)
+                padded = pad(x[images], params.padding, kept.x)
             else:
-                padded_dy = pad(dy_m, padding, kept.dy)
-                dw[m] = _at_once(x[cells], filters[m], padded_dy, dx_m, phase.params)
-            if m:
-                dx_part += dx_m
-        return dw
+                [phase] = phases
+                alone = phase.shapes.params
+                padding = padding_of_rows(rows, dy.shape[1], len(w), phase.padding, alone)
+            for m, dy_m in enumerate(_by_filter(dy[images], channels)):
+                dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
+                if is_strided:
+                    dw[m] = _by_phases(padded, filters[m], dy_m, dx_m, phases, params, kept.dy)
+                else:
+                    padded_dy = pad(dy_m, padding, kept.dy)
+                    dw[m] = _at_once(x[cells], filters[m], padded_dy, dx_m, alone)
+                if m:
+                    dx_part += dx_m
+            return dw
 
-    dw = total(in_order(part, *_parts(len(x), x.shape[1], 2 * multiply_adds(dy, w), params)))
-    return dx, channels_last(dw, 0).reshape(w.shape)
+        dw = total(in_order(part, parts, share))
+        return dx, channels_last(dw, 0).reshape(w.shape)
+
+    return compute
 
 
 def _at_once(x: Array, w: Array, padded_dy: Array, dx: Array, params: ConvParams) -> Array:
@@ -121,15 +131,16 @@ def _by_phases(
     for phase in phases:
         w_phase = taps_reversed(w[phase.taps], params.rank)
         padded_dy = pad(dy, phase.padding, kept)
-        _sum_windows(padded_dy, w_phase, dx[phase.inputs], phase.params)
+        _sum_windows(padded_dy, w_phase, dx[phase.inputs], phase.shapes.params)
     return _sum_products(padded, w.shape[:-1], dy, params)
 
 
-def _parts(images: int, rows: int, work: int, params: ConvParams) -> tuple[tuple[Cells, ...], bool]:
-    """Images and rows of all parts of `work` multiply-adds; whether threads are to share them.
+def _parts(shape: Size, work: int, params: ConvParams) -> tuple[tuple[Cells, ...], bool]:
+    """Images and rows of `shape` in parts of `work` multiply-adds; whether threads share them.
 
     They are some images each, or, where threads share what has no stride, rows of one image.
     """
+    images, rows = shape[:2]
     share = are_worth_it(_SLOWER * work)
     if share and max(params.stride) == 1:
         count = 2 * -(-work // (2 * _LONG_PART))
@@ -138,7 +149,6 @@ def _parts(images: int, rows: int, work: int, params: ConvParams) -> tuple[tuple
     return _cells(images, rows, count), share
 
 
-@lru_cache(maxsize=4096)
 def _cells(images: int, rows: int, count: int) -> tuple[Cells, ...]:
     """About `count` parts, of some images each or, up to _BANDS parts, of rows of one."""
     each, bands = -(-images // count), -(-min(count, _BANDS) // images)
@@ -158,7 +168,7 @@ def _by_filter(array: Array, channels: int) -> Array:
 
 def _sum_windows(padded: Array, w: Array, out: Array, params: ConvParams) -> None:
     """`out` (N, *O, C) = sum over taps of the windows of `padded` * w (*K, C)."""
-    windows = windows_of(padded, w.shape[:-1], params)
+    windows = windows_in(padded.shape, w.shape[:-1], params, padded.dtype).of(padded)
     for strip in _strips(out.shape[-2], out.shape[-1], params.stride[-1]):
         seen = _lanes(windows, padded, strip, params.rank)
         w_lanes = _repeated(w, strip.side)
@@ -193,7 +203,8 @@ def _sum_taps(windows: Array, w: Array, out: Array | None = None) -> Array:
 
 def _sum_products(padded: Array, kernel: Size, other: Array, params: ConvParams) -> Array:
     """(*K, C): sums over (N, *O) of the windows of `padded` * `other` (N, *O, C)."""
-    windows, channels = windows_of(padded, kernel, params), other.shape[-1]
+    windows = windows_in(padded.shape, kernel, params, padded.dtype).of(padded)
+    channels = other.shape[-1]
 
     def part(strip: _Strip) -> Array:
         seen = _lanes(windows, padded, strip, params.rank)

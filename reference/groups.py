@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from reference.problem import Array, ConvParams, Size, y_shape
-from reference.products import multiply_adds
+from reference.shapes import Backward, Forward, Grads, Shapes
 from reference.threads import are_worth_it, for_each
 from reference.windows import phase_count
+
+Compute = TypeVar("Compute")
 
 _WIDE = 16  # channels or filters that a product takes as long for as for less
 _NARROW = 64  # channels or filters of a group that are not better left to a product per tap
@@ -44,51 +46,79 @@ def is_fast(x_shape: Size, w_shape: Size, params: ConvParams) -> bool:
     return parts == 1 or (taps >= 2 * phases and each >= _EACH)
 
 
-def forward(
-    x: Array, w: Array, params: ConvParams, dense: Callable[[Array, Array, ConvParams], Array]
-) -> Array:
+def forward(shapes: Shapes, dense: Callable[[Shapes], Forward]) -> Forward:
     """Y without bias, by `dense`, which computes it for one group."""
-    y = np.empty(y_shape(x.shape, w.shape, params), x.dtype)
-    w_by_group, alone = _by_group(w, params.groups), _alone(params)
+    prepared, share = _prepared(shapes, dense), _is_shared(shapes)
 
-    def compute(part: _Part) -> None:
-        x_part = np.ascontiguousarray(x[..., part.channels])
-        y[..., part.filters] = dense(x_part, _joined(w_by_group[..., part.groups, :]), alone)
+    def compute(x: Array, w: Array) -> Array:
+        y, w_by_group = np.empty(shapes.y, x.dtype), _by_group(w, shapes.params.groups)
 
-    _for_each(compute, w, y, params)
-    return y
+        def of_part(part: _Part, forward: Forward) -> None:
+            x_part = np.ascontiguousarray(x[..., part.channels])
+            y[..., part.filters] = forward(x_part, _joined(w_by_group[..., part.groups, :]))
+
+        for_each(lambda pair: of_part(*pair), prepared, share)
+        return y
+
+    return compute
 
 
-def backward(
-    x: Array,
-    w: Array,
-    dy: Array,
-    params: ConvParams,
-    dense: Callable[[Array, Array, Array, ConvParams], tuple[Array, Array]],
-) -> tuple[Array, Array]:
+def backward(shapes: Shapes, dense: Callable[[Shapes], Backward]) -> Backward:
     """dX and dW, by `dense`, which computes them for one group."""
-    dx, dw = np.empty(x.shape, x.dtype), np.empty(w.shape, w.dtype)
-    w_by_group, dw_by_group = (_by_group(array, params.groups) for array in (w, dw))
-    alone = _alone(params)
+    prepared, share = _prepared(shapes, dense), _is_shared(shapes)
 
-    def compute(part: _Part) -> None:
-        w_part = w_by_group[..., part.groups, :]
-        x_part, dy_part = (
-            np.ascontiguousarray(array) for array in (x[..., part.channels], dy[..., part.filters])
-        )
-        dx_part, dw_joined = dense(x_part, _joined(w_part), dy_part, alone)
-        dx[..., part.channels] = dx_part
-        dw_by_group[..., part.groups, :] = _diagonal(dw_joined, w_part.shape[-2])
+    def compute(x: Array, w: Array, dy: Array) -> Grads:
+        dx, dw = np.empty(x.shape, x.dtype), np.empty(w.shape, w.dtype)
+        w_by_group, dw_by_group = (_by_group(array, shapes.params.groups) for array in (w, dw))
 
-    _for_each(compute, w, dy, params)
-    return dx, dw
+        def of_part(part: _Part, backward: Backward) -> None:
+            w_part = w_by_group[..., part.groups, :]
+            x_part = np.ascontiguousarray(x[..., part.channels])
+            dy_part = np.ascontiguousarray(dy[..., part.filters])
+            dx_part, dw_joined = backward(x_part, _joined(w_part), dy_part)
+            dx[..., part.channels] = dx_part
+            dw_by_group[..., part.groups, :] = _diagonal(dw_joined, w_part.shape[-2])
+
+        for_each(lambda pair: of_part(*pair), prepared, share)
+        return dx, dw
+
+    return compute
 
 
-def _for_each(compute: Callable[[_Part], None], w: Array, y: Array, params: ConvParams) -> None:
-    """Of all parts, side by side unless each is so large that it is computed so itself."""
-    parts = _parts(params.groups, w.shape[-2], w.shape[-1] // params.groups)
-    work = multiply_adds(y, w)
-    for_each(compute, parts, are_worth_it(work) and not are_worth_it(work // len(parts)))
+def _prepared(
+    shapes: Shapes, dense: Callable[[Shapes], Compute]
+) -> tuple[tuple[_Part, Compute], ...]:
+    """All parts, and how each is computed: one way, or two, if the last part is smaller."""
+    prepare = cache(dense)
+    return tuple((part, prepare(_alone(shapes, part))) for part in _all_parts(shapes))
+
+
+def _alone(shapes: Shapes, part: _Part) -> Shapes:
+    """A part as a convolution of one group."""
+    channels, filters = (cut.stop - cut.start for cut in (part.channels, part.filters))
+    return Shapes(
+        (*shapes.x[:-1], channels),
+        (*shapes.kernel, channels, filters),
+        (*shapes.y[:-1], filters),
+        shapes.dtype,
+        _of_one_group(shapes.params),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _of_one_group(params: ConvParams) -> ConvParams:
+    return replace(params, groups=1)
+
+
+def _is_shared(shapes: Shapes) -> bool:
+    """Whether threads share the parts, unless each is so large that it is computed so itself."""
+    work = shapes.multiply_adds
+    return are_worth_it(work) and not are_worth_it(work // len(_all_parts(shapes)))
+
+
+def _all_parts(shapes: Shapes) -> tuple[_Part, ...]:
+    groups = shapes.params.groups
+    return _parts(groups, shapes.w[-2], shapes.w[-1] // groups)
 
 
 @lru_cache(maxsize=4096)
@@ -101,11 +131,6 @@ def _parts(groups: int, channels: int, filters: int) -> tuple[_Part, ...]:
         _Part(*(slice(first * size, last * size) for size in (1, channels, filters)))
         for first, last in several
     )
-
-
-@lru_cache(maxsize=4096)
-def _alone(params: ConvParams) -> ConvParams:
-    return replace(params, groups=1)
 
 
 def _by_group(w: Array, groups: int) -> Array:

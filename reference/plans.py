@@ -1,7 +1,8 @@
 """Plans: ways to lay out the products of one convolution. They make the same sums in other orders.
 
 `choose` says in one place which is used; `python -m tests.benchmarks.speed` times all of them.
-A plan computes y without bias, or dX and dW, from C-contiguous arrays shaped as in `problem`.
+A plan is prepared for `Shapes`, once, and then computes y without bias, or dX and dW: of a small
+problem, what follows from its shapes takes as long as its sums.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from itertools import product
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,10 +25,10 @@ from reference.products import (
     is_narrow,
     matmul_of_transpose,
     multiply,
-    multiply_adds,
     multiply_shifts,
     total,
 )
+from reference.shapes import Backward, Forward, Grads, Shapes
 from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
     Cells,
@@ -37,18 +38,14 @@ from reference.windows import (
     blocks_of,
     channels_last,
     columns_of,
-    pad,
+    frame_of,
     phase_count,
     phases_of,
-    runs_of,
+    runs_in,
     shifts_of,
     taps_of,
-    taps_reversed,
-    unpad,
-    windows_of,
+    windows_in,
 )
-
-Grads: TypeAlias = tuple[Array, Array]
 
 _COLUMNS = 1 << 19  # elements of a block of columns: in float32 2 MB, what a core's cache holds
 _SPAN = 3  # times as many as w has, if that is more: after each block all of dW is added up
@@ -72,8 +69,8 @@ class Plan(NamedTuple):
     """
 
     fits: Callable[[Size, Size, ConvParams], bool]
-    forward: Callable[[Array, Array, ConvParams], Array]
-    backward: Callable[[Array, Array, Array, ConvParams], Grads]
+    forward: Callable[[Shapes], Forward]
+    backward: Callable[[Shapes], Backward]
     pads: bool = False
     joins: bool = False
 
@@ -140,74 +137,91 @@ def _has_elements(x_shape: Size, w_shape: Size) -> bool:
     return 0 not in x_shape and 0 not in w_shape
 
 
-def _point_forward(x: Array, w: Array, params: ConvParams) -> Array:
+def _point_forward(shapes: Shapes) -> Forward:
     """One product for a kernel of one tap."""
-    del params
-    y = np.empty((*x.shape[:-1], w.shape[-1]), x.dtype)
-    multiply(as_rows(x), as_rows(w), as_rows(y), cut=_is_cut(w))
-    return y
+    cut = _is_cut(shapes)
 
-
-def _point_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
-    """The same for dX and dW; in blocks where there are few channels, for the cache's sake."""
-    del params
-    x_rows, w_rows, dy_rows = as_rows(x), as_rows(w), as_rows(dy)
-    few, cut = min(w_rows.shape) <= _FEW, _is_cut(w)
-    dx = np.empty(x_rows.shape, x.dtype)
-
-    def part(block: Cells) -> Array:
-        multiply(dy_rows[block], w_rows.T, dx[block], cut=cut)
-        return contract(x_rows[block], dy_rows[block], cut=cut)
-
-    rows = len(x_rows)
-    dw = total(map(part, blocks_of((rows,), _COLUMNS // sum(w_rows.shape) if few else rows)))
-    return dx.reshape(x.shape), dw.reshape(w.shape)
-
-
-def _is_cut(w: Array) -> bool:
-    """Whether small products are faster than large ones, which BLAS has all its threads for."""
-    return threads.THREADS == 1 or w.size <= _SLIGHT
-
-
-def _taps_forward(x: Array, w: Array, params: ConvParams) -> Array:
-    """One product per tap, of all groups: y += x_tap @ w_tap, x_tap being what the tap reads."""
-    y = np.zeros(y_shape(x.shape, w.shape, params), x.dtype)
-    if 0 in (x.size, w.size, y.size):
+    def forward(x: Array, w: Array) -> Array:
+        y = np.empty(shapes.y, x.dtype)
+        multiply(as_rows(x), as_rows(w), as_rows(y), cut=cut)
         return y
-    taps = taps_of(x.shape[1:-1], w.shape[:-2], y.shape[1:-1], params)
-    x, y_grouped = _grouped(x, params), _grouped(y, params)
-    w = _of_taps(w, params)
-    for tap, x_cells, y_cells in taps:
-        fed = y_grouped[y_cells]
-        fed += _from_groups(_by_group(x[x_cells]) @ w[tap], fed.shape)
-    return y
+
+    return forward
 
 
-def _taps_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+def _point_backward(shapes: Shapes) -> Backward:
+    """The same for dX and dW; in blocks where there are few channels, for the cache's sake."""
+    *cells, channels = shapes.x
+    sizes, cut = (channels, shapes.w[-1]), _is_cut(shapes)
+    rows = math.prod(cells)
+    blocks = blocks_of((rows,), _COLUMNS // sum(sizes) if min(sizes) <= _FEW else rows)
+
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        x_rows, w_rows, dy_rows = as_rows(x), as_rows(w), as_rows(dy)
+        dx = np.empty(x_rows.shape, x.dtype)
+
+        def part(block: Cells) -> Array:
+            multiply(dy_rows[block], w_rows.T, dx[block], cut=cut)
+            return contract(x_rows[block], dy_rows[block], cut=cut)
+
+        dw = total(map(part, blocks))
+        return dx.reshape(x.shape), dw.reshape(w.shape)
+
+    return backward
+
+
+def _is_cut(shapes: Shapes) -> bool:
+    """Whether small products are faster than large ones, which BLAS has all its threads for."""
+    return threads.THREADS == 1 or math.prod(shapes.w) <= _SLIGHT
+
+
+def _taps_forward(shapes: Shapes) -> Forward:
+    """One product per tap, of all groups: y += x_tap @ w_tap, x_tap being what the tap reads."""
+    taps, groups = _taps(shapes), shapes.params.groups
+
+    def forward(x: Array, w: Array) -> Array:
+        y = np.zeros(shapes.y, x.dtype)
+        x_grouped, y_grouped = _grouped(x, groups), _grouped(y, groups)
+        w_of_taps = _of_taps(w, groups)
+        for tap, x_cells, y_cells in taps:
+            fed = y_grouped[y_cells]
+            fed += _from_groups(_by_group(x_grouped[x_cells]) @ w_of_taps[tap], fed.shape)
+        return y
+
+    return forward
+
+
+def _taps_backward(shapes: Shapes) -> Backward:
     """With dy_tap the outputs that a tap feeds: dX += dy_tap @ w_tap^T, dW = x_tap^T @ dy_tap."""
-    dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
-    if 0 in (x.size, w.size, dy.size):
+    taps, groups = _taps(shapes), shapes.params.groups
+
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
+        x_grouped, dx_grouped, dy_grouped = (_grouped(array, groups) for array in (x, dx, dy))
+        w_transposed, dw_of_taps = _of_taps(w, groups).swapaxes(-1, -2), _of_taps(dw, groups)
+        for tap, x_cells, y_cells in taps:
+            dy_tap, read = _by_group(dy_grouped[y_cells]), dx_grouped[x_cells]
+            read += _from_groups(dy_tap @ w_transposed[tap], read.shape)
+            dw_of_taps[tap] = matmul_of_transpose(_by_group(x_grouped[x_cells]), dy_tap)
         return dx, dw
-    taps = taps_of(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
-    x, dx_grouped, dy = (_grouped(array, params) for array in (x, dx, dy))
-    w_transposed = _of_taps(w, params).swapaxes(-1, -2)
-    dw_of_taps = _of_taps(dw, params)
-    for tap, x_cells, y_cells in taps:
-        dy_tap, read = _by_group(dy[y_cells]), dx_grouped[x_cells]
-        read += _from_groups(dy_tap @ w_transposed[tap], read.shape)
-        dw_of_taps[tap] = matmul_of_transpose(_by_group(x[x_cells]), dy_tap)
-    return dx, dw
+
+    return backward
 
 
-def _grouped(array: Array, params: ConvParams) -> Array:
+def _taps(shapes: Shapes) -> tuple[tuple[Size, Cells, Cells], ...]:
+    """Those that anything is computed for."""
+    return () if 0 in (*shapes.x, *shapes.w, *shapes.y) else taps_of(shapes)
+
+
+def _grouped(array: Array, groups: int) -> Array:
     """(*M, groups * A) as (*M, groups, A), a view."""
     *rest, channels = array.shape
-    return array.reshape(*rest, params.groups, channels // params.groups)
+    return array.reshape(*rest, groups, channels // groups)
 
 
-def _of_taps(w: Array, params: ConvParams) -> Array:
+def _of_taps(w: Array, groups: int) -> Array:
     """(*K, C/groups, F) as matrices, (*K, groups, C/groups, F/groups), a view."""
-    return _grouped(w, params).swapaxes(-2, -3)
+    return _grouped(w, groups).swapaxes(-2, -3)
 
 
 def _by_group(cells: Array) -> Array:
@@ -220,172 +234,227 @@ def _from_groups(products: Array, shape: Size) -> Array:
     return products.swapaxes(0, 1).reshape(shape)
 
 
-def _columns_forward(x: Array, w: Array, params: ConvParams) -> Array:
+def _columns_forward(shapes: Shapes) -> Forward:
     """One product per block of outputs: their windows, a row each, with w."""
-    runs = runs_of(pad(x, params.padding), w.shape[:-2], params)
-    y = np.empty((*runs.shape[: x.ndim - 1], w.shape[-1]), x.dtype)
-    w_rows = as_rows(w)
+    params = shapes.params
+    frame = frame_of(shapes.x, params.padding)
+    windows = runs_in(frame.shape, shapes.kernel, params, shapes.dtype)
+    blocks = _column_blocks(shapes.y, math.prod(shapes.w[:-1]))
+    share = _are_shared(shapes)
 
-    def part(block: Cells) -> None:
-        multiply(columns_of(runs, block, w_rows), w_rows, as_rows(y[block]))
+    def forward(x: Array, w: Array) -> Array:
+        runs, w_rows = windows.of(frame.around(x)), as_rows(w)
+        y = np.empty(shapes.y, x.dtype)
 
-    for_each(part, _column_blocks(y, w_rows), _are_shared(y, w))
-    return y
+        def part(block: Cells) -> None:
+            multiply(columns_of(runs, block, w_rows), w_rows, as_rows(y[block]))
+
+        for_each(part, blocks, share)
+        return y
+
+    return forward
 
 
-def _column_blocks(cells: Array, w_rows: Array) -> tuple[Cells, ...]:
-    """Of (N, *O, B), for columns that `w_rows` (K * A, B) is multiplied by."""
-    return blocks_of(cells.shape[:-1], max(_COLUMNS, _SPAN * w_rows.size) // len(w_rows))
+def _column_blocks(shape: Size, width: int) -> tuple[Cells, ...]:
+    """Of cells (N, *O, B) that have a column of `width` each."""
+    *cells, filters = shape
+    return blocks_of(tuple(cells), max(_COLUMNS, _SPAN * width * filters) // width)
 
 
-def _x_columns_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
-    """Per block of outputs: dW += columns^T @ dy; dy @ w^T holds what each tap adds to dX."""
-    kernel, channels = w.shape[:-2], x.shape[-1]
+def _x_columns_backward(shapes: Shapes) -> Backward:
+    """Per block of outputs: dW += columns^T @ dy; dy @ w^T holds what each tap adds to dX.
+
+    Of few channels dX has these first meanwhile, so that what is added lies in long rows.
+    """
+    kernel, params, channels = shapes.kernel, shapes.params, shapes.x[-1]
     if are_apart(kernel, params):
-        return _patches_backward(x, w, dy, params)
-    padded = pad(x, params.padding)
-    if channels >= _WIDE:
-        dx_padded = np.zeros_like(padded)
-    else:  # channels first meanwhile, so that what is added lies in long rows
-        dx_padded = channels_last(np.zeros((channels, *padded.shape[:-1]), x.dtype), 0)
-    runs, dx_windows = runs_of(padded, kernel, params), windows_of(dx_padded, kernel, params)
-    w_rows, taps = as_rows(w), list(product(*map(range, kernel)))
+        return _patches_backward(shapes)
+    frame = frame_of(shapes.x, params.padding)
+    windows = runs_in(frame.shape, kernel, params, shapes.dtype)
+    is_wide = channels >= _WIDE
+    in_dx = windows_in(frame.shape, kernel, params, shapes.dtype, channels_first=not is_wide)
+    blocks = _column_blocks(shapes.y, math.prod(shapes.w[:-1]))
+    taps = tuple(product(*map(range, kernel)))
 
-    def part(block: Cells) -> Array:
-        dw = contract(columns_of(runs, block, w_rows), as_rows(dy[block]))
-        for tap, of_tap in zip(taps, _fed_by_tap(dy[block], w_rows, channels)):
-            fed = dx_windows[block + tap]
-            fed += of_tap
-        return dw
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        runs, w_rows = windows.of(frame.around(x)), as_rows(w)
+        dx = np.zeros(frame.shape if is_wide else (channels, *frame.shape[:-1]), x.dtype)
+        dx_windows = in_dx.of(dx)
 
-    dw = total(map(part, _column_blocks(dy, w_rows)))
-    return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
+        def part(block: Cells) -> Array:
+            dw = contract(columns_of(runs, block, w_rows), as_rows(dy[block]))
+            for tap, of_tap in zip(taps, _fed_by_tap(dy[block], w_rows, channels, is_wide)):
+                fed = dx_windows[block + tap]
+                fed += of_tap
+            return dw
+
+        dw = total(map(part, blocks))
+        return frame.within(dx if is_wide else channels_last(dx, 0)), dw.reshape(w.shape)
+
+    return backward
 
 
-def _fed_by_tap(dy: Array, w_rows: Array, channels: int) -> Array:
-    """What each tap adds to dX for dy (N, *O, F): (prod(K), N, *O, C), a view."""
+def _fed_by_tap(dy: Array, w_rows: Array, channels: int, is_wide: bool) -> Array:
+    """What each tap adds to dX for dy (N, *O, F): (prod(K), N, *O, C), a view.
+
+    Channels lie together there, or cells.
+    """
     cells = dy.shape[:-1]
-    if channels >= _WIDE:
+    if is_wide:
         by_cell = (as_rows(dy) @ w_rows.T).reshape(*cells, -1, channels)
         return by_cell.transpose(len(cells), *range(len(cells)), -1)
     by_channel = (w_rows @ as_rows(dy).T).reshape(-1, channels, *cells)
     return channels_last(by_channel, 1)
 
 
-def _patches_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
+def _patches_backward(shapes: Shapes) -> Backward:
     """The same where outputs are apart: what a block adds to dX is all of it there."""
-    kernel = w.shape[:-2]
-    padded = pad(x, params.padding)
-    dx_padded = np.zeros_like(padded)
-    runs, dx_runs = runs_of(padded, kernel, params), runs_of(dx_padded, kernel, params)
-    w_rows = as_rows(w)
-    w_transposed = np.ascontiguousarray(w_rows.T)
+    frame = frame_of(shapes.x, shapes.params.padding)
+    windows = runs_in(frame.shape, shapes.kernel, shapes.params, shapes.dtype)
+    blocks = _column_blocks(shapes.y, math.prod(shapes.w[:-1]))
+    share = _are_shared(shapes)
 
-    def part(block: Cells) -> Array:
-        dy_rows, place = as_rows(dy[block]), dx_runs[block]
-        patches = np.empty((len(dy_rows), len(w_rows)), x.dtype)
-        multiply(dy_rows, w_transposed, patches)
-        place[...] = patches.view(place.dtype).reshape(place.shape)
-        return contract(columns_of(runs, block, w_rows), dy_rows)
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        dx = np.zeros(frame.shape, x.dtype)
+        runs, dx_runs = windows.of(frame.around(x)), windows.of(dx)
+        w_rows = as_rows(w)
+        w_transposed = np.ascontiguousarray(w_rows.T)
 
-    dw = total(in_order(part, _column_blocks(dy, w_rows), _are_shared(dy, w)))
-    return unpad(dx_padded, x.shape, params.padding), dw.reshape(w.shape)
+        def part(block: Cells) -> Array:
+            dy_rows, place = as_rows(dy[block]), dx_runs[block]
+            patches = np.empty((len(dy_rows), len(w_rows)), x.dtype)
+            multiply(dy_rows, w_transposed, patches)
+            place[...] = patches.view(place.dtype).reshape(place.shape)
+            return contract(columns_of(runs, block, w_rows), dy_rows)
+
+        dw = total(in_order(part, blocks, share))
+        return frame.within(dx), dw.reshape(w.shape)
+
+    return backward
 
 
-def _each_phase(
-    backward: Callable[[Array, Array, Array, Phase], Grads],
-    x: Array,
-    w: Array,
-    dy: Array,
-    params: ConvParams,
-) -> Grads:
+def _each_phase(prepare: Callable[[Phase], Backward], shapes: Shapes) -> Backward:
     """Phase by phase: there dX is itself a convolution, of dy with the reversed kernel."""
-    phases = phases_of(x.shape[1:-1], w.shape[:-2], dy.shape[1:-1], params)
-    if max(params.stride) == 1:
-        return backward(x, w, dy, *phases)
-    dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
-    for phase in phases:
-        x_phase = np.ascontiguousarray(x[phase.inputs])
-        grads = backward(x_phase, w[phase.taps], dy, phase)
-        dx[phase.inputs], dw[phase.taps] = grads
-    return dx, dw
+    prepared = [(phase, prepare(phase)) for phase in phases_of(shapes)]
+    if max(shapes.params.stride) == 1:
+        [(_, backward)] = prepared
+        return backward
+
+    def each(x: Array, w: Array, dy: Array) -> Grads:
+        dx, dw = np.zeros(x.shape, x.dtype), np.zeros(w.shape, w.dtype)
+        for phase, backward in prepared:
+            x_phase = np.ascontiguousarray(x[phase.inputs])
+            dx[phase.inputs], dw[phase.taps] = backward(x_phase, w[phase.taps], dy)
+        return dx, dw
+
+    return each
 
 
-def _columns_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
+def _columns_phase_backward(phase: Phase) -> Backward:
     """Per block of inputs, with the outputs that each feeds as a row: dX = columns @ w^T.
 
     dW is x^T @ columns. Where w is much larger than x, it is made tap by tap: to put it in order
     afterwards would take longer.
     """
-    kernel, rank = w.shape[:-2], phase.params.rank
-    by_tap = w.size > _HEAVY * x.size
-    runs = runs_of(pad(dy, phase.padding), kernel, phase.params)
-    w_rows = as_rows(np.ascontiguousarray(taps_reversed(w, rank).swapaxes(-1, -2)))
-    dx = np.empty(x.shape, x.dtype)
+    shapes = phase.shapes
+    *kernel, channels, filters = shapes.w
+    frame = frame_of(shapes.y, phase.padding)
+    windows = runs_in(frame.shape, shapes.kernel, shapes.params, shapes.dtype)
+    by_tap = math.prod(shapes.w) > _HEAVY * math.prod(shapes.x)
+    blocks = _column_blocks(shapes.x, math.prod(kernel) * filters)
+    share = _are_shared(shapes)
 
-    def part(block: Cells) -> Array:
-        columns = columns_of(runs, block, w_rows)
-        multiply(columns, w_rows, as_rows(dx[block]))
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        runs = windows.of(frame.around(dy))
+        w_taps = w.reshape(-1, channels, filters)[::-1].swapaxes(1, 2)
+        w_rows = np.ascontiguousarray(w_taps).reshape(-1, channels)
+        dx = np.empty(x.shape, x.dtype)
+
+        def part(block: Cells) -> Array:
+            columns = columns_of(runs, block, w_rows)
+            multiply(columns, w_rows, as_rows(dx[block]))
+            if not by_tap:
+                return contract(as_rows(x[block]), columns)
+            taps = columns.reshape(len(columns), -1, filters).swapaxes(0, 1)
+            return matmul_of_transpose(as_rows(x[block]), taps[::-1])
+
+        dw = total(in_order(part, blocks, share))
         if not by_tap:
-            return contract(as_rows(x[block]), columns)
-        taps = columns.reshape(len(columns), -1, w.shape[-1]).swapaxes(0, 1)
-        return matmul_of_transpose(as_rows(x[block]), taps[::-1])
+            dw = dw.reshape(channels, -1, filters)[:, ::-1].swapaxes(0, 1)
+        return dx, np.ascontiguousarray(dw).reshape(w.shape)
 
-    dw = total(in_order(part, _column_blocks(x, w_rows), _are_shared(dy, w)))
-    if by_tap:
-        return dx, dw.reshape(w.shape)
-    dw = dw.reshape(-1, *kernel, w.shape[-1])
-    dw = taps_reversed(dw.transpose(*range(1, rank + 1), 0, rank + 1), rank)
-    return dx, np.ascontiguousarray(dw)
+    return backward
 
 
-def _rows_forward(x: Array, w: Array, params: ConvParams) -> Array:
+def _rows_forward(shapes: Shapes) -> Forward:
     """One product for each tap of the first axis, of the same columns, where it has no stride."""
+    params, filters = shapes.params, shapes.w[-1]
     if params.stride[0] > 1:
-        return _columns_forward(x, w, params)
-    runs = runs_of(pad(x, params.padding), (1, *w.shape[1:-2]), params)
-    y = np.empty(y_shape(x.shape, w.shape, params), x.dtype)
-    w_taps, y_images = w.reshape(len(w), -1, w.shape[-1]), _images(y)
-    cut = is_narrow(w.size) or threads.THREADS == 1  # BLAS has all its threads for large products
+        return _columns_forward(shapes)
+    frame = frame_of(shapes.x, params.padding)
+    windows = runs_in(frame.shape, (1, *shapes.kernel[1:]), params, shapes.dtype)
+    blocks = _row_blocks(shapes.y, shapes.w[:-1], params.dilation, shapes.dtype)
+    share, cut = _are_shared(shapes), _are_cut(shapes)
 
-    def part(shifts: Shifts) -> None:
-        multiply_shifts(shifts.of(runs, y.dtype), w_taps, y_images[shifts.cells], cut=cut)
+    def forward(x: Array, w: Array) -> Array:
+        runs, w_taps = windows.of(frame.around(x)), w.reshape(len(w), -1, filters)
+        y = np.empty(shapes.y, x.dtype)
+        y_images = _images(y)
 
-    for_each(part, _row_blocks(y, w_taps, params), _are_shared(y, w))
-    return y
+        def part(shifts: Shifts) -> None:
+            multiply_shifts(shifts.of(runs, y.dtype), w_taps, y_images[shifts.cells], cut=cut)
+
+        for_each(part, blocks, share)
+        return y
+
+    return forward
 
 
-def _rows_phase_backward(x: Array, w: Array, dy: Array, phase: Phase) -> Grads:
+def _rows_phase_backward(phase: Phase) -> Backward:
     """The same for dX and dW, of what each input feeds."""
-    kernel, rank = w.shape[:-2], phase.params.rank
-    runs = runs_of(pad(dy, phase.padding), (1, *kernel[1:]), phase.params)
-    w_taps = np.ascontiguousarray(taps_reversed(w, rank).swapaxes(-1, -2))
-    w_taps = w_taps.reshape(len(w), -1, x.shape[-1])
-    dx = np.empty(x.shape, x.dtype)
-    x_images, dx_images = _images(x), _images(dx)
-    cut = is_narrow(w.size) or threads.THREADS == 1
+    shapes = phase.shapes
+    *kernel, channels, filters = shapes.w
+    frame = frame_of(shapes.y, phase.padding)
+    windows = runs_in(frame.shape, (1, *kernel[1:]), shapes.params, shapes.dtype)
+    blocks = _row_blocks(shapes.x, (*kernel, filters), shapes.params.dilation, shapes.dtype)
+    share, cut = _are_shared(shapes), _are_cut(shapes)
 
-    def part(shifts: Shifts) -> Array:
-        seen = shifts.of(runs, dx.dtype)
-        multiply_shifts(seen, w_taps, dx_images[shifts.cells], cut=cut)
-        return contract_shifts(x_images[shifts.cells], seen, cut=cut)
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        runs = windows.of(frame.around(dy))
+        w_taps = w.reshape(len(w), -1, channels, filters)[::-1, ::-1].swapaxes(2, 3)
+        w_taps = np.ascontiguousarray(w_taps).reshape(len(w), -1, channels)
+        dx = np.empty(x.shape, x.dtype)
+        x_images, dx_images = _images(x), _images(dx)
 
-    blocks = _row_blocks(dx, w_taps, phase.params)
-    dw = total(in_order(part, blocks, _are_shared(dy, w)))
-    dw = channels_last(dw.reshape(len(w), -1, *kernel[1:], w.shape[-1]), 1).swapaxes(-1, -2)
-    return dx, np.ascontiguousarray(taps_reversed(dw, rank))
+        def part(shifts: Shifts) -> Array:
+            seen = shifts.of(runs, dx.dtype)
+            multiply_shifts(seen, w_taps, dx_images[shifts.cells], cut=cut)
+            return contract_shifts(x_images[shifts.cells], seen, cut=cut)
+
+        dw = total(in_order(part, blocks, share))
+        dw = dw.reshape(len(w), channels, -1, filters)[::-1, :, ::-1].swapaxes(1, 2)
+        return dx, np.ascontiguousarray(dw).reshape(w.shape)
+
+    return backward
 
 
-def _are_shared(y: Array, w: Array) -> bool:
+def _are_shared(shapes: Shapes) -> bool:
     """Whether threads of ours share the blocks: BLAS has one thread for products that small."""
-    return is_narrow(w.size) and are_worth_it(multiply_adds(y, w))
+    return is_narrow(math.prod(shapes.w)) and are_worth_it(shapes.multiply_adds)
 
 
-def _row_blocks(out: Array, w_taps: Array, params: ConvParams) -> tuple[Shifts, ...]:
-    """Of outputs (N, *O, B), for w_taps (K0, A, B)."""
-    taps, width, filters = w_taps.shape
-    most = _COLUMNS // max(width, taps * filters)
-    return shifts_of(out.shape[:-1], taps, params.dilation[0], width, out.itemsize, most)
+def _are_cut(shapes: Shapes) -> bool:
+    """Whether products are made in pieces: BLAS has all its threads for large ones."""
+    return is_narrow(math.prod(shapes.w)) or threads.THREADS == 1
+
+
+def _row_blocks(
+    out: Size, of_filter: Size, dilation: Size, dtype: np.dtype[Any]
+) -> tuple[Shifts, ...]:
+    """Of outputs (N, *O, B), for filters (*K, A)."""
+    taps, width = of_filter[0], math.prod(of_filter[1:])
+    most = _COLUMNS // max(width, taps * out[-1])
+    return shifts_of(out[:-1], taps, dilation[0], width, dtype.itemsize, most)
 
 
 def _images(array: Array) -> Array:
@@ -393,12 +462,12 @@ def _images(array: Array) -> Array:
     return array.reshape(len(array), -1, array.shape[-1])
 
 
-def _dense_forward(x: Array, w: Array, params: ConvParams) -> Array:
-    return PLANS[choose(x.shape, w.shape, params)].forward(x, w, params)
+def _dense_forward(shapes: Shapes) -> Forward:
+    return PLANS[choose(shapes.x, shapes.w, shapes.params)].forward(shapes)
 
 
-def _dense_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> Grads:
-    return PLANS[choose(x.shape, w.shape, params)].backward(x, w, dy, params)
+def _dense_backward(shapes: Shapes) -> Backward:
+    return PLANS[choose(shapes.x, shapes.w, shapes.params)].backward(shapes)
 
 
 PLANS: Mapping[str, Plan] = MappingProxyType(

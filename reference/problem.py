@@ -241,14 +241,16 @@ def same_padding(
 def check_forward(x: Array, w: Array, params: ConvParams) -> Size:
     """Raise unless x (N, *S, C) and w (*K, C/groups, F) fit each other and `params`: `y_shape`."""
     _check_params(params)
-    _check_arrays(x, w=w)
+    if not _are_usual(x, w):
+        _check_arrays(x, w=w)
     return y_shape(x.shape, w.shape, params)
 
 
 def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> None:
     """Raise unless x, w and dy (N, *O, F) fit each other and `params`."""
     _check_params(params)
-    _check_arrays(x, w=w, dy=dy)
+    if not (_are_usual(x, w) and _are_usual(w, dy)):
+        _check_arrays(x, w=w, dy=dy)
     want = y_shape(x.shape, w.shape, params)
     if dy.shape != want:
         raise ValueError(
@@ -363,15 +365,17 @@ def _check_numbers(name: str, array: Array) -> None:
         )
 
 
+def _are_usual(a: Array, b: Array) -> bool:
+    """Whether both are such arrays of numbers, and of one type, as nearly all are."""
+    return type(a) is type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _USUAL
+
+
 def _check_arrays(x: Array, **others: Array) -> None:
     """Raise unless all are plain arrays of numbers, of one type."""
-    is_usual = type(x) is np.ndarray and x.dtype in _USUAL
-    if not is_usual:
-        _check_numbers("x", x)
+    _check_numbers("x", x)
     for name, array in others.items():
-        if not is_usual or type(array) is not np.ndarray or array.dtype is not x.dtype:
-            _check_numbers(name, array)
-            _check_same_dtype(x, name, array)
+        _check_numbers(name, array)
+        _check_same_dtype(x, name, array)
 
 
 def _is_real(value: object) -> bool:

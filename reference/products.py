@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import iadd
 
 import numpy as np
 
-from reference.problem import Array
+from reference.problem import Array, Size
 
 _SMALL = 10**6  # multiply-adds up to which OpenBLAS has kernels that do without packing
 _LONG = 112  # terms that a product adds up fast, if that is not too little work
 _LEAST = 64  # rows that such a product is worth it for
 
 
-def multiply_adds(y: Array, w: Array) -> int:
-    """Of a convolution that gives y (N, *O, F) with w (*K, C/groups, F)."""
-    return y.size * math.prod(w.shape[:-1])
-
-
 def multiply(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
     """`out` (M, B) = a (M, A) @ b (A, B), by pieces of M; all three are C-contiguous but for b."""
     done = 0
-    if cut and (pieces := _pieces(len(a), b.size)):
-        done = math.prod(pieces)
-        np.matmul(a[:done].reshape(*pieces, -1), b, out=out[:done].reshape(*pieces, -1))
+    if cut and (pieces := _pieces(len(a), b.size, False)):
+        done, shape = pieces
+        np.matmul(a[:done].reshape(shape), b, out=out[:done].reshape(shape))
     if done < len(a):
         np.matmul(a[done:], b, out=out[done:])
 
 
 def contract(a: Array, b: Array, *, cut: bool = True) -> Array:
     """a^T @ b, (A, B), of C-contiguous a (M, A) and b (M, B), by pieces of M."""
-    pieces = _pieces(len(a), a.shape[1] * b.shape[1], is_sum=True) if cut else None
+    pieces = _pieces(len(a), a.shape[1] * b.shape[1], True) if cut else None
     if not pieces:
         return matmul_of_transpose(a, b)
-    done = math.prod(pieces)
-    a_pieces, b_pieces = (array[:done].reshape(*pieces, -1) for array in (a, b))
-    product: Array = np.add.reduce(matmul_of_transpose(a_pieces, b_pieces), axis=0, dtype=a.dtype)
+    done, shape = pieces
+    products = matmul_of_transpose(a[:done].reshape(shape), b[:done].reshape(shape))
+    product: Array = np.add.reduce(products, axis=0, dtype=a.dtype)
     return product + matmul_of_transpose(a[done:], b[done:]) if done < len(a) else product
 
 
@@ -52,10 +46,10 @@ def multiply_shifts(a: Array, b: Array, out: Array, *, cut: bool = True) -> None
     """`out` (N, M, B) = the sum over K of a (N, K, M, A) @ b (K, A, B), by pieces of M."""
     images, taps, rows, _ = a.shape
     done = 0
-    if cut and (pieces := _pieces(rows, b.shape[1] * b.shape[2])):
-        done = math.prod(pieces)
-        parts = a[:, :, :done].reshape(images, taps, *pieces, -1)
-        np.add.reduce(parts @ b[:, None], axis=1, out=out[:, :done].reshape(images, *pieces, -1))
+    if cut and (pieces := _pieces(rows, b.shape[1] * b.shape[2], False)):
+        done, shape = pieces
+        parts = a[:, :, :done].reshape(images, taps, *shape)
+        np.add.reduce(parts @ b[:, None], axis=1, out=out[:, :done].reshape(images, *shape))
     if done < rows:
         np.add.reduce(a[:, :, done:] @ b, axis=1, out=out[:, done:])
 
@@ -64,16 +58,15 @@ def contract_shifts(a: Array, b: Array, *, cut: bool = True) -> Array:
     """The sum over N of a^T @ b, (K, A, B), of a (N, M, A) and b (N, K, M, B), by pieces of M."""
     images, taps, rows, width = b.shape
     each = a.shape[2] * width
-    pieces = cut and _pieces(rows, each) and _pieces(rows, each, is_sum=True)
+    pieces = cut and _pieces(rows, each, False) and _pieces(rows, each, True)
     if not pieces:
         products = matmul_of_transpose(a[:, None], b)
         summed = products[0] if images == 1 else np.add.reduce(products, axis=0, dtype=a.dtype)
         return np.asarray(summed)
-    done = math.prod(pieces)
-    a_pieces = a[:, :done].reshape(images, pieces[0], 1, pieces[1], -1)
-    b_pieces = b[:, :, :done].reshape(images, taps, *pieces, -1).swapaxes(1, 2)
-    products = matmul_of_transpose(a_pieces, b_pieces)
-    products = products.reshape(images * pieces[0], taps, -1, width)
+    done, (count, *shape) = pieces
+    a_pieces = a[:, :done].reshape(images, count, 1, *shape)
+    b_pieces = b[:, :, :done].reshape(images, taps, count, *shape).swapaxes(1, 2)
+    products = matmul_of_transpose(a_pieces, b_pieces).reshape(images * count, taps, -1, width)
     product: Array = np.add.reduce(products, axis=0, dtype=a.dtype)
     if done < rows:
         product += contract_shifts(a[:, done:], b[:, :, done:])
@@ -85,15 +78,19 @@ def is_narrow(each: int) -> bool:
     return each * _LEAST <= _SMALL
 
 
-def _pieces(rows: int, each: int, *, is_sum: bool = False) -> tuple[int, int] | None:
-    """How many products of how many rows, of `each` multiply-adds, are small; None if no good."""
+@lru_cache(maxsize=4096)
+def _pieces(rows: int, each: int, is_sum: bool) -> tuple[int, Size] | None:
+    """How many of the rows, of `each` multiply-adds, make pieces, and their shape (count, M, -1).
+
+    None if small products are no good.
+    """
     most = _SMALL // each if each else rows
     if is_sum:
         most = min(most, max(_LONG, most // 10))
     if most >= rows or not is_narrow(each):
         return None
     count = -(-rows // most)
-    return count, rows // count
+    return count * (rows // count), (count, rows // count, -1)
 
 
 def as_rows(array: Array) -> Array:

@@ -1,6 +1,7 @@
 """Which elements meet: what each output of a convolution sees, tap by tap, as slices and views.
 
-Arrays are shaped as in `problem`; shapes of views and lists of slices are kept, for small problems.
+Arrays are shaped as in `problem`. What follows from shapes alone is worked out before there are
+arrays: small problems take no longer than that.
 """
 
 from __future__ import annotations
@@ -9,29 +10,29 @@ import math
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import product
+from itertools import accumulate, product
+from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from reference.problem import Array, ConvParams, Padding, Size
+from reference.shapes import Shapes
 
 Cells: TypeAlias = tuple[slice, ...]
 
 _SHORT = 128  # bytes of a run up to which NumPy copies it faster as one element
 
 
-@lru_cache(maxsize=64)
-def taps_of(
-    spatial: Size, kernel: Size, out: Size, params: ConvParams
-) -> tuple[tuple[Size, Cells, Cells], ...]:
+def taps_of(shapes: Shapes) -> tuple[tuple[Size, Cells, Cells], ...]:
     """Each tap that meets input: its index, the cells of x that it reads, those of y it feeds.
 
     Output o and tap k meet at input o * stride + k * dilation - lo; outputs for which that lies in
     the padding are left out.
     """
+    params, spatial, out = shapes.params, shapes.x[1:-1], shapes.y[1:-1]
     lows = (lo for lo, _ in params.padding)
-    axes = map(_taps_along, spatial, kernel, out, params.stride, params.dilation, lows)
+    axes = map(_taps_along, spatial, shapes.kernel, out, params.stride, params.dilation, lows)
     every = slice(None)
     return tuple(
         (taps, (every, *x_cells), (every, *y_cells))
@@ -55,25 +56,36 @@ def _taps_along(
 class Phase(NamedTuple):
     """Every so many inputs along each axis, and all the taps that read these.
 
-    dX there is a convolution of stride 1, of padded dy with these taps from last to first.
+    dX there is a convolution of stride 1, of dy with `padding` and these taps from last to first.
+    `shapes` has the inputs, the taps and dy.
     """
 
     inputs: Cells
     taps: Cells
     padding: Padding
-    params: ConvParams
+    shapes: Shapes
 
 
-@lru_cache(maxsize=4096)
-def phases_of(spatial: Size, kernel: Size, out: Size, params: ConvParams) -> tuple[Phase, ...]:
+def phases_of(shapes: Shapes) -> tuple[Phase, ...]:
     """All that have taps; inputs that are in none are read by no tap, and their dX is zero."""
+    params, spatial, out = shapes.params, shapes.x[1:-1], shapes.y[1:-1]
     lows = (lo for lo, _ in params.padding)
-    axes = map(_phases_along, spatial, kernel, out, params.stride, params.dilation, lows)
+    axes = map(_phases_along, spatial, shapes.kernel, out, params.stride, params.dilation, lows)
     ones, none = (1,) * params.rank, ((0, 0),) * params.rank
-    return tuple(
-        Phase((slice(None), *inputs), taps, padding, ConvParams(ones, none, dilation))
-        for inputs, taps, padding, dilation in (zip(*phase) for phase in product(*axes))
-    )
+    found = []
+    for along in product(*axes):
+        inputs, taps, padding, dilation = zip(*along)
+        inputs = (slice(None), *inputs)
+        x, w = _sizes_of(inputs, shapes.x), _sizes_of(taps, shapes.w)
+        parts = Shapes(x, w, shapes.y, shapes.dtype, ConvParams(ones, none, dilation))
+        found.append(Phase(inputs, taps, padding, parts))
+    return tuple(found)
+
+
+def _sizes_of(cells: Cells, sizes: Size) -> Size:
+    """The shape of `cells` of an array of `sizes`."""
+    some = (len(range(size)[part]) for part, size in zip(cells, sizes))
+    return (*some, *sizes[len(cells) :])
 
 
 def phase_count(kernel: Size, stride: Size) -> int:
@@ -105,34 +117,59 @@ def _phases_along(
             yield slice(inputs[0], None, stride), slice(tap, None, step), padding, apart
 
 
-def windows_of(padded: Array, kernel: Size, params: ConvParams) -> Array:
-    """A view (N, *O, *K, A) of (N, *S, A): what each output sees of it.
+class Windows(NamedTuple):
+    """How what each output sees of a padded array lies in that."""
 
-    `padded` is C-contiguous, or all of such an array with its axes in another order. (as_strided
-    would take any, and five times as long.)
-    """
-    shape, strides = _window_strides(padded.shape, padded.strides, kernel, params)
-    memory = padded if padded.flags.c_contiguous else padded.base
-    return np.ndarray(shape, padded.dtype, memory, 0, strides)
+    shape: Size
+    dtype: np.dtype[Any]
+    strides: Size
 
-
-def runs_of(padded: Array, kernel: Size, params: ConvParams) -> Array:
-    """The same of C-contiguous `padded`, for `columns_of`: short runs are one element each."""
-    layout = _run_layout(padded.shape, padded.strides, padded.dtype, kernel, params)
-    shape, dtype, strides = layout
-    return np.ndarray(shape, dtype, padded, 0, strides)
+    def of(self, padded: Array) -> Array:
+        """A view (N, *O, ...) of all its memory; as_strided would take five times as long."""
+        return np.ndarray(self.shape, self.dtype, padded, 0, self.strides)
 
 
 @lru_cache(maxsize=4096)
-def _run_layout(
-    shape: Size, strides: Size, dtype: np.dtype[Any], kernel: Size, params: ConvParams
-) -> tuple[Size, np.dtype[Any], Size]:
-    shape, strides = _window_strides(shape, strides, kernel, params)
+def windows_in(
+    shape: Size,
+    kernel: Size,
+    params: ConvParams,
+    dtype: np.dtype[Any],
+    *,
+    channels_first: bool = False,
+) -> Windows:
+    """(N, *O, *K, A) of padded arrays (N, *S, A), whose memory may be that of (A, N, *S)."""
+    if channels_first:
+        first, *others = _contiguous((shape[-1], *shape[:-1]), dtype)
+        strides = (*others, first)
+    else:
+        strides = _contiguous(shape, dtype)
+    extents = ((k - 1) * d + 1 for k, d in zip(kernel, params.dilation))
+    out = ((size - e) // s + 1 for size, e, s in zip(shape[1:], extents, params.stride))
+    across = (step * s for step, s in zip(strides[1:], params.stride))
+    within = (step * d for step, d in zip(strides[1:], params.dilation))
+    return Windows(
+        (shape[0], *out, *kernel, shape[-1]),
+        dtype,
+        (strides[0], *across, *within, strides[-1]),
+    )
+
+
+@lru_cache(maxsize=4096)
+def runs_in(shape: Size, kernel: Size, params: ConvParams, dtype: np.dtype[Any]) -> Windows:
+    """The same of C-contiguous ones, for `columns_of`: short runs are one element each."""
+    windows = windows_in(shape, kernel, params, dtype)
     along = 2 if params.dilation[-1] == 1 else 1  # axes that lie together
-    size = math.prod(shape[-along:]) * dtype.itemsize
+    size = math.prod(windows.shape[-along:]) * dtype.itemsize
     if size > _SHORT or dtype.hasobject:
-        return shape, dtype, strides
-    return shape[:-along], np.dtype(f"V{size}"), strides[:-along]
+        return windows
+    return Windows(windows.shape[:-along], np.dtype(f"V{size}"), windows.strides[:-along])
+
+
+def _contiguous(shape: Size, dtype: np.dtype[Any]) -> Size:
+    """The strides of a C-contiguous array, in bytes."""
+    steps = accumulate(reversed(shape[1:]), mul, initial=dtype.itemsize)
+    return tuple(steps)[::-1]
 
 
 def columns_of(runs: Array, cells: Cells, like: Array) -> Array:
@@ -159,7 +196,6 @@ class Shifts(NamedTuple):
         return np.ndarray(self.shape, dtype, columns, 0, self.strides)
 
 
-@lru_cache(maxsize=256)
 def shifts_of(
     out: Size, taps: int, dilation: int, width: int, itemsize: int, most: int
 ) -> tuple[Shifts, ...]:
@@ -184,15 +220,39 @@ def shifts_of(
     return tuple(found)
 
 
+class Frame(NamedTuple):
+    """Zeros around an array (N, *S, A), or less of it where padding is negative."""
+
+    shape: Size
+    place: Cells  # within `shape`, of what there is of the array
+    source: Cells  # within the array
+    is_empty: bool
+
+    def around(self, array: Array, framed: Array | None = None) -> Array:
+        """`array` with the frame: in `framed`, which has been such an array, or a new one."""
+        if self.is_empty:
+            return array
+        if framed is None:
+            framed = np.zeros(self.shape, array.dtype)
+        framed[self.place] = array[self.source]
+        return framed
+
+    def within(self, framed: Array) -> Array:
+        """The way back: what lies within the frame, C-contiguous."""
+        return np.ascontiguousarray(framed[self.place])
+
+
 @lru_cache(maxsize=4096)
-def _window_strides(
-    shape: Size, strides: Size, kernel: Size, params: ConvParams
-) -> tuple[Size, Size]:
-    extents = ((k - 1) * d + 1 for k, d in zip(kernel, params.dilation))
-    out = ((size - e) // s + 1 for size, e, s in zip(shape[1:], extents, params.stride))
-    across = (step * s for step, s in zip(strides[1:], params.stride))
-    within = (step * d for step, d in zip(strides[1:], params.dilation))
-    return (shape[0], *out, *kernel, shape[-1]), (strides[0], *across, *within, strides[-1])
+def frame_of(shape: Size, padding: Padding) -> Frame:
+    """Of arrays of this shape."""
+    sizes = tuple(size + lo + hi for size, (lo, hi) in zip(shape[1:], padding))
+    source, place = [slice(None)], [slice(None)]
+    for size, (lo, hi) in zip(shape[1:], padding):
+        first, last = max(0, -lo), max(0, -lo, size + min(0, hi))
+        source.append(slice(first, last))
+        place.append(slice(first + lo, last + lo))
+    is_empty = not any(map(any, padding))
+    return Frame((shape[0], *sizes, shape[-1]), tuple(place), tuple(source), is_empty)
 
 
 def pad(array: Array, padding: Padding, kept: dict[Any, Array] | None = None) -> Array:
@@ -200,17 +260,12 @@ def pad(array: Array, padding: Padding, kept: dict[Any, Array] | None = None) ->
 
     Where such an array has been `kept`, it is used again.
     """
-    if not any(map(any, padding)):
-        return array
-    shape, target, source = _placed(array.shape, padding)
+    frame = frame_of(array.shape, padding)
+    if kept is None or frame.is_empty:
+        return frame.around(array)
     key = array.shape, padding
-    padded = kept.get(key) if kept else None
-    if padded is None:
-        padded = np.zeros(shape, array.dtype)
-        if kept is not None:
-            kept[key] = padded
-    padded[target] = array[source]
-    return padded
+    kept[key] = frame.around(array, kept.get(key))
+    return kept[key]
 
 
 class Kept(threading.local):
@@ -219,18 +274,6 @@ class Kept(threading.local):
     def __init__(self) -> None:
         self.x: dict[Any, Array] = {}
         self.dy: dict[Any, Array] = {}
-
-
-@lru_cache(maxsize=4096)
-def _placed(shape: Size, padding: Padding) -> tuple[Size, Cells, Cells]:
-    """The shape of (N, *S, A) with `padding`, and which of its cells are which of those inside."""
-    sizes = tuple(size + lo + hi for size, (lo, hi) in zip(shape[1:], padding))
-    source, target = [slice(None)], [slice(None)]
-    for size, (lo, hi) in zip(shape[1:], padding):
-        first, last = max(0, -lo), max(0, -lo, size + min(0, hi))
-        source.append(slice(first, last))
-        target.append(slice(first + lo, last + lo))
-    return (shape[0], *sizes, shape[-1]), tuple(target), tuple(source)
 
 
 def padding_of_rows(
@@ -245,12 +288,6 @@ def padding_of_rows(
     return ((-first, last + 1 - size), *padding[1:])
 
 
-def unpad(padded: Array, shape: Size, padding: Padding) -> Array:
-    """What lies within `padding`: (N, *S, A), C-contiguous, of that `shape`."""
-    inside = (slice(lo, lo + size) for size, (lo, _) in zip(shape[1:], padding))
-    return np.ascontiguousarray(padded[(slice(None), *inside)])
-
-
 def taps_reversed(w: Array, rank: int) -> Array:
     """W (*K, ...) with its taps from last to first."""
     return w[(slice(None, None, -1),) * rank]
@@ -261,7 +298,7 @@ def channels_last(array: Array, axis: int) -> Array:
     return array.transpose(*range(axis), *range(axis + 1, array.ndim), axis)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def blocks_of(sizes: Size, most: int) -> tuple[Cells, ...]:
     """Slices of `sizes` that are contiguous in memory, of at most `most` cells, one at least."""
     axis, inner = len(sizes) - 1, 1

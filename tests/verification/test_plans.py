@@ -39,7 +39,10 @@ from reference import (
 )
 from reference.plans import PLANS, choose
 from reference.problem import RANKS, Array
+from reference.shapes import Backward, Forward, Grads, Shapes
 from tests.support.layers import Layer, real_layers
+from tests.support.prepared import forget
+from tests.support.prepared import nothing_prepared as nothing_prepared
 from tests.support.regions import REGIONS
 from tests.support.space import Condition, Wish, can_be, problems_like, table
 from tests.support.strategies import problems, special_problems
@@ -55,6 +58,7 @@ KINDS = {  # of problems, and the plans that take them
 }
 LIMIT = 2048  # elements of x and of w: the definition is slow
 ANY = Domain(KINDS["any"][0])
+pytestmark = pytest.mark.usefixtures("nothing_prepared")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 each_plan = pytest.mark.parametrize("plan", PLANS)
 each_rank = pytest.mark.parametrize("rank", RANKS)
@@ -141,7 +145,7 @@ def test_every_plan_is_exact_in_every_region(kind: str, region: str) -> None:
         ],
         [(plans, "_COLUMNS", 60), (plans, "_SPAN", 1)],
         [(products, "_SMALL", 60), (products, "_LEAST", 1)],
-        [(windows, "_SHORT", 0), (windows, "_run_layout", windows._run_layout.__wrapped__)],
+        [(windows, "_SHORT", 0)],
     ],
     ids=["one block", "many blocks", "blocks as large as w", "small products", "runs of numbers"],
 )
@@ -201,7 +205,6 @@ def test_ways_to_sum_channel_by_channel(
     """Depthwise sums are the same over one output or several, of one tap or all together."""
     for name, value in limits.items():
         monkeypatch.setattr(depthwise, name, value)
-    monkeypatch.setattr(depthwise, "_strips", depthwise._strips.__wrapped__)  # which keeps nothing
 
     @settings(max_examples=25)
     @given(problems(Domain(KINDS["depthwise"][0]), rank, "float32"))
@@ -224,9 +227,7 @@ def test_a_rest_of_outputs(
 ) -> None:
     """Outputs of two channels are summed some together, and those that are left."""
     monkeypatch.setattr(depthwise, "_LANES", lanes)
-    strips = depthwise._strips.__wrapped__
-    monkeypatch.setattr(depthwise, "_strips", strips)
-    assert [strip.side for strip in strips(cells, 2, 1)] == sides
+    assert [strip.side for strip in depthwise._strips(cells, 2, 1)] == sides
     params = ConvParams((1,) * rank, ((taps - 1, 0),) * rank, (1,) * rank, groups=2)
     x_shape, w_shape = (2, *(3,) * (rank - 1), cells, 2), (*(taps,) * rank, 1, 4)
     check(integers_of(x_shape, w_shape, params, np.float32), "depthwise")
@@ -319,17 +320,27 @@ def test_wide_columns(
 )
 def test_blocks_of_columns(channels: int, filters: int, count: int) -> None:
     """Of half a million elements, or thrice as many as w: each adds all of dW to those before."""
-    w_rows = np.empty((9 * channels, filters), np.int8)
-    assert len(plans._column_blocks(np.empty((1, 32, 32, filters)), w_rows)) == count
+    assert len(plans._column_blocks((1, 32, 32, filters), 9 * channels)) == count
 
 
 @pytest.mark.parametrize(("channels", "last"), [(47, 3), (48, 4)])
-def test_what_a_tap_feeds_lies_in_long_rows(channels: int, last: int) -> None:
+def test_what_a_tap_feeds_lies_in_long_rows(
+    channels: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of channels where there are many, of cells where there are few."""
-    dy, w_rows = np.ones((2, 5, 6, 7), np.float32), np.ones((4 * channels, 7), np.float32)
-    fed = plans._fed_by_tap(dy, w_rows, channels)
-    assert fed.shape == (4, 2, 5, 6, channels)
-    assert fed.strides[last] == fed.itemsize
+    seen = []
+    fed_by_tap = plans._fed_by_tap
+
+    def spied(*args: Any) -> Array:
+        seen.append(fed_by_tap(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(plans, "_fed_by_tap", spied)
+    check(
+        integers_of((2, 6, 7, channels), (2, 2, channels, 7), ConvParams(), np.float32), "x columns"
+    )
+    assert seen[0].shape == (4, 2, 5, 6, channels)
+    assert seen[0].strides[last] == 4
 
 
 @each_rank
@@ -337,7 +348,6 @@ def test_what_a_tap_feeds_lies_in_long_rows(channels: int, last: int) -> None:
 def test_groups_together(rank: int, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One group at a time, several, some left over at the end, or all."""
     monkeypatch.setattr(groups, "_WIDE", wide)
-    monkeypatch.setattr(groups, "_parts", groups._parts.__wrapped__)  # which keeps nothing
 
     @settings(max_examples=25)
     @given(problems(Domain(KINDS["groups"][0]), rank, "float32"))
@@ -371,7 +381,7 @@ def test_groups_are_joined_for_blas_alone(dtype: str, plan: str) -> None:
     """Where NumPy multiplies by itself, it takes its time over zeros too."""
     p = PROBLEMS["groups"](dtype)
     assert choose(p.x.shape, p.w.shape, p.params) == "groups"
-    assert conv._plan(None, p.x, p.w, p.params) is PLANS[plan]
+    assert conv._plan(None, p.x.shape, p.w.shape, p.dtype, p.params) is PLANS[plan]
 
 
 @each_rank
@@ -427,19 +437,26 @@ def test_a_wrong_plan_is_seen(plan: str, name: str, monkeypatch: pytest.MonkeyPa
     """One element that is off by one is enough; and it is this plan that has been asked."""
     right = PLANS[plan]
 
-    def forward(x: Array, w: Array, params: ConvParams) -> Array:
-        y = right.forward(x, w, params)
-        y.flat[-1] += 1
-        return y
+    def forward(shapes: Shapes) -> Forward:
+        def compute(x: Array, w: Array) -> Array:
+            y = right.forward(shapes)(x, w)
+            y.flat[-1] += 1
+            return y
 
-    def backward(x: Array, w: Array, dy: Array, params: ConvParams) -> tuple[Array, Array]:
-        grads = right.backward(x, w, dy, params)
-        grads[name == "dw"].flat[-1] += 1
-        return grads
+        return compute
+
+    def backward(shapes: Shapes) -> Backward:
+        def compute(x: Array, w: Array, dy: Array) -> Grads:
+            grads = right.backward(shapes)(x, w, dy)
+            grads[name == "dw"].flat[-1] += 1
+            return grads
+
+        return compute
 
     wrong = right._replace(forward=forward) if name == "y" else right._replace(backward=backward)
     check(PROBLEMS[plan](np.float32), plan)
     monkeypatch.setattr(conv, "PLANS", {**PLANS, plan: wrong})
+    forget()
     with pytest.raises(AssertionError, match=f"{plan}: {name}"):
         check(PROBLEMS[plan](np.float32), plan)
 
@@ -521,6 +538,7 @@ def test_memory(layer: Layer) -> None:
     """Beside the results at most twice the bytes of x, w, y, dX and dW together are in use."""
     arrays = [np.zeros(shape, np.float32) for shape in (layer.x, layer.w, layer.dy)]
     results = 4 * (math.prod(layer.x) + math.prod(layer.w))
+    conv._keep_memory()  # what is kept for all calls is none of this one's
     peak = peak_of(lambda: conv_backward(*arrays, layer.params))
     assert peak - results <= 2 * 4 * layer.elements
 

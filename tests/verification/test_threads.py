@@ -14,7 +14,10 @@ from reference import ConvParams, conv_backward, conv_forward, depthwise, thread
 from reference.problem import Size
 from reference.threads import in_order, thread_count
 from tests.support.layers import Layer
+from tests.support.prepared import forget
+from tests.support.prepared import nothing_prepared as nothing_prepared
 
+pytestmark = pytest.mark.usefixtures("nothing_prepared")
 each_count = pytest.mark.parametrize("count", [1, 2, 3, 8])
 
 
@@ -144,6 +147,7 @@ def test_bits_do_not_depend_on_threads(
     found = []
     for count in (1, 2, 5):
         monkeypatch.setattr(threads, "THREADS", count)
+        forget()
         grads = conv_backward(x, w, dy, layer.params)
         y = conv_forward(x, w, None, layer.params)
         found.append([array.tobytes() for array in (grads.dx, grads.dw, y)])  # db is BLAS's own
