@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -29,15 +30,14 @@ from reference.problem import (
     ConvGrads,
     ConvParams,
     Size,
-    check_backward,
+    check_arrays,
     check_bias,
-    check_forward,
+    check_dy,
     y_shape,
 )
-from reference.shapes import Backward, Forward, Shapes
+from reference.shapes import Backward, Forward, Grads, Shapes
 
-_PREPARED = 256  # layers, of a network or two, for which a plan is prepared once
-
+_PREPARED = 256  # shapes for which all that follows from them is kept, as those of a network
 # Elements that BLAS has one thread for. If it has more, they stay awake for a while, looking for
 # more to do, and are in the way of ours.
 _PIECE = 1 << 13
@@ -53,20 +53,14 @@ def conv_forward(
     `plan` is one of `PLANS`, None for the fastest. Raises TypeError or ValueError for arguments
     that do not fit, see `ConvProblem`.
     """
-    check_forward(x, w, params)
+    check_arrays(params, x, w)
+    compute = _forward_by(plan, x.shape, w.shape, x.dtype, params)
     if b is not None:
         check_bias(b, w)
-    asked = x.shape, w.shape, x.dtype, params
-    chosen, compute = _forward_by(plan, *asked)
-    dtype, x, w = x.dtype, _summable(x), _summable(w)
     y = compute(x, w)
-    seen = y if chosen.joins or y.size < w.size else w  # what has met a stored zero is in it
-    if (chosen.pads or chosen.joins) and not _are_finite(seen):
-        _, compute = _forward_by("taps", *asked)
-        y = compute(x, w)
     if b is not None:
         y += b
-    return y.astype(dtype, copy=False)
+    return y.astype(x.dtype, copy=False)
 
 
 @np.errstate(all="ignore")
@@ -78,17 +72,10 @@ def conv_backward(
     `plan` is one of `PLANS`, None for the fastest. Raises TypeError or ValueError for arguments
     that do not fit, see `ConvProblem`.
     """
-    check_backward(x, w, dy, params)
-    asked = x.shape, w.shape, x.dtype, params
-    chosen, compute = _backward_by(plan, *asked)
-    dtype, x, w, dy = x.dtype, _summable(x), _summable(w), _summable(dy)
-    dx, dw = compute(x, w, dy)
-    if (chosen.pads or chosen.joins) and not _can_be_used(x, w, dy, dx, dw):
-        _, compute = _backward_by("taps", *asked)
-        dx, dw = compute(x, w, dy)
-    db = _sum(dy)
-    if dx.dtype != dtype:
-        dx, dw, db = (array.astype(dtype) for array in (dx, dw, db))
+    check_arrays(params, x, w, dy)
+    dx, dw, db = _backward_by(plan, x.shape, w.shape, dy.shape, x.dtype, params)(x, w, dy)
+    if dx.dtype != x.dtype:
+        dx, dw, db = (array.astype(x.dtype) for array in (dx, dw, db))
     return ConvGrads(dx, dw, db)
 
 
@@ -107,53 +94,108 @@ def _keep_memory() -> None:
 @lru_cache(maxsize=_PREPARED)
 def _forward_by(
     name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
-) -> tuple[Plan, Forward]:
-    """The plan of this name, None for the fastest, and what it computes with."""
-    plan = _plan(name, x_shape, w_shape, dtype, params)
-    return plan, plan.forward(_shapes(x_shape, w_shape, dtype, params))
+) -> Forward:
+    """What computes y without bias, in the dtype of the sums, by the plan of this name."""
+    _keep_memory()
+    shapes = _shapes(x_shape, w_shape, dtype, params)
+    compute, summable = _careful_forward(_plan(name, dtype, shapes), shapes), _summable(dtype)
+    return lambda x, w: compute(summable(x), summable(w))
 
 
 @lru_cache(maxsize=_PREPARED)
 def _backward_by(
-    name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
-) -> tuple[Plan, Backward]:
-    """The same for the gradients."""
-    plan = _plan(name, x_shape, w_shape, dtype, params)
-    return plan, plan.backward(_shapes(x_shape, w_shape, dtype, params))
-
-
-def _plan(
-    name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
-) -> Plan:
+    name: str | None,
+    x_shape: Size,
+    w_shape: Size,
+    dy_shape: Size,
+    dtype: np.dtype[Any],
+    params: ConvParams,
+) -> Callable[[Array, Array, Array], tuple[Array, Array, Array]]:
+    """The same for dX, dW and db."""
     _keep_memory()
+    check_dy(x_shape, w_shape, dy_shape, params)
+    shapes = _shapes(x_shape, w_shape, dtype, params)
+    compute, summable = _careful_backward(_plan(name, dtype, shapes), shapes), _summable(dtype)
+    add_up = _adder(shapes)
+
+    def backward(x: Array, w: Array, dy: Array) -> tuple[Array, Array, Array]:
+        dy = summable(dy)
+        dx, dw = compute(summable(x), summable(w), dy)
+        return dx, dw, add_up(dy)
+
+    return backward
+
+
+def _careful_forward(plan: Plan, shapes: Shapes) -> Forward:
+    """By `plan`, or by taps if Inf or NaN may have met a zero that it stores.
+
+    It would be in w, and in y.
+    """
+    compute = plan.forward(shapes)
+    if not (plan.pads or plan.joins):
+        return compute
+    by_y = plan.joins or math.prod(shapes.y) < math.prod(shapes.w)
+    are_finite = _finite(shapes.y if by_y else shapes.w, shapes.dtype)
+
+    def forward(x: Array, w: Array) -> Array:
+        y = compute(x, w)
+        seen = y if by_y else w
+        return y if are_finite(seen, seen) else PLANS["taps"].forward(shapes)(x, w)
+
+    return forward
+
+
+def _careful_backward(plan: Plan, shapes: Shapes) -> Backward:
+    """The same for dX and dW.
+
+    It would be in w or dW, and in x, dX or dy: whichever are less to look through.
+    """
+    compute = plan.backward(shapes)
+    if not (plan.pads or plan.joins):
+        return compute
+    by_w = math.prod(shapes.w) <= math.prod(shapes.x) + math.prod(shapes.y)
+    x_finite, w_finite, dy_finite = (_finite(shape, shapes.dtype) for shape in shapes[:3])
+
+    def backward(x: Array, w: Array, dy: Array) -> Grads:
+        dx, dw = compute(x, w, dy)
+        if w_finite(w, dw) if by_w else x_finite(x, dx) and dy_finite(dy, dy):
+            return dx, dw
+        return PLANS["taps"].backward(shapes)(x, w, dy)
+
+    return backward
+
+
+def _plan(name: str | None, dtype: np.dtype[Any], shapes: Shapes) -> Plan:
+    """That of this name, None for the fastest."""
+    of_shapes = shapes.x, shapes.w, shapes.params
     if name is None:
-        name = choose(x_shape, w_shape, params)
+        name = choose(*of_shapes)
         is_object = dtype.kind == "O"  # whose sums by others may not be used
         return PLANS["taps" if is_object or (name == "groups" and not _has_blas(dtype)) else name]
-    fitting = [key for key, plan in PLANS.items() if plan.fits(x_shape, w_shape, params)]
+    fitting = [key for key, plan in PLANS.items() if plan.fits(*of_shapes)]
     if name not in fitting:
         raise ValueError(
-            f"plan={name!r}: must be None or one that fits x.shape={x_shape}, w.shape={w_shape}, "
-            f"{params}: {', '.join(map(repr, fitting))}"
+            f"plan={name!r}: must be None or one that fits x.shape={shapes.x}, "
+            f"w.shape={shapes.w}, {shapes.params}: {', '.join(map(repr, fitting))}"
         )
     return PLANS[name]
 
 
 def _shapes(x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams) -> Shapes:
-    sums = np.dtype(np.float32) if _is_summed_in_float32(dtype) else dtype
+    sums = np.dtype(np.float32) if _is_short(dtype) else dtype
     return Shapes(x_shape, w_shape, y_shape(x_shape, w_shape, params), sums, params)
 
 
-def _is_summed_in_float32(dtype: np.dtype[Any]) -> bool:
-    """Whether it is a 16-bit format (bfloat16's kind is V)."""
+def _is_short(dtype: np.dtype[Any]) -> bool:
+    """Whether it is a 16-bit format, which is summed in float32 (bfloat16's kind is V)."""
     return dtype.itemsize == 2 and dtype.kind in "fV"
 
 
-def _summable(array: Array) -> Array:
-    """`array`, C-contiguous, in the dtype of its sums."""
-    if _is_summed_in_float32(array.dtype):
-        array = array.astype(np.float32)
-    return np.ascontiguousarray(array)
+def _summable(dtype: np.dtype[Any]) -> Callable[[Array], Array]:
+    """What makes arrays C-contiguous, in the dtype of their sums."""
+    if _is_short(dtype):
+        return lambda array: np.ascontiguousarray(array, np.float32)
+    return np.ascontiguousarray
 
 
 def _has_blas(dtype: np.dtype[Any]) -> bool:
@@ -161,59 +203,58 @@ def _has_blas(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "fV" and dtype.itemsize <= 8
 
 
-def _can_be_used(x: Array, w: Array, dy: Array, dx: Array, dw: Array) -> bool:
-    """Whether no Inf or NaN has met a zero that a plan stores.
+def _finite(shape: Size, dtype: np.dtype[Any]) -> Callable[[Array, Array], bool]:
+    """What says of two arrays whether no element is Inf or NaN.
 
-    It would be in w or dW, and in x, dX or dy: whichever are less to look through.
+    If none is, the sum of the products a * b is neither, unless that is too large. Of objects
+    nobody knows.
     """
-    if w.size <= x.size + dy.size:
-        return _are_finite(w, dw)
-    return _are_finite(x, dx) and _are_finite(dy)
+    if dtype.kind != "f":
+        return lambda *_: dtype.kind != "O"
+    multiply = np.vdot if _is_for_one_thread(shape) else _dot
 
-
-def _are_finite(a: Array, b: Array | None = None) -> bool:
-    """Whether no element is Inf or NaN, which the sum of the products a * b then is too.
-
-    The two are of one size; one alone is asked with itself. Of objects nobody knows.
-    """
-    if a.dtype.kind == "O":
-        return False
-    if b is None:
-        b = a
-    if a.dtype.kind == "f":
-        total = np.vdot(a, b) if _is_for_one_thread(a) else _dot(a.reshape(-1), b.reshape(-1))
-        if math.isfinite(total):
+    def are_finite(a: Array, b: Array) -> bool:
+        if math.isfinite(multiply(a, b)):
             return True
-    return all(bool(np.isfinite(array).all()) for array in (a, b))
+        return all(bool(np.isfinite(array).all()) for array in (a, b))
+
+    return are_finite
 
 
 def _dot(a: Array, b: Array) -> float:
-    """The same by pieces."""
+    """np.vdot by pieces."""
+    a, b = a.reshape(-1), b.reshape(-1)
     rest = len(a) % _PIECE
     pieces = (flat[rest:].reshape(-1, _PIECE) for flat in (a, b))
     return float(np.dot(a[:rest], b[:rest]) + np.vecdot(*pieces).sum())
 
 
-def _sum(dy: Array) -> Array:
-    """db (F,): dy (N, *O, F) summed over all but F, as products where BLAS has them.
+def _adder(shapes: Shapes) -> Callable[[Array], Array]:
+    """What sums dy (N, *O, F) over all but F: db (F,).
 
-    Adding row to row is slow where rows are short.
+    As products where BLAS has them: adding row to row is slow where rows are short.
     """
-    ones = _ONES.get(dy.dtype)
-    if ones is None or not dy.size:
-        return np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dy.dtype))
-    rows = dy.reshape(-1, dy.shape[-1])
-    if len(rows) <= _PIECE and _is_for_one_thread(dy):
-        total: Array = ones[: len(rows)].dot(rows)
+    *cells, filters = shapes.y
+    rows, dtype = math.prod(cells), shapes.dtype
+    if dtype not in _ONES or 0 in shapes.y:
+        return lambda dy: np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dtype))
+    if rows <= _PIECE and _is_for_one_thread(shapes.y):
+        ones = _ONES[dtype][:rows]
+        return lambda dy: np.asarray(ones.dot(dy.reshape(rows, filters)))
+    piece = max(1, _PIECE // filters)
+    rest = rows % piece
+    of_piece, of_rest = _ONES[dtype][:piece], _ONES[dtype][:rest]
+
+    def by_pieces(dy: Array) -> Array:
+        dy_rows = dy.reshape(rows, filters)
+        pieces = dy_rows[rest:].reshape(-1, piece, filters)
+        total: Array = of_rest.dot(dy_rows[:rest])
+        total += (of_piece @ pieces).sum(axis=0)
         return total
-    piece = max(1, _PIECE // dy.shape[-1])
-    rest = len(rows) % piece
-    pieces = rows[rest:].reshape(-1, piece, dy.shape[-1])
-    total = ones[:rest].dot(rows[:rest])
-    total += (ones[:piece] @ pieces).sum(axis=0)
-    return total
+
+    return by_pieces
 
 
-def _is_for_one_thread(array: Array) -> bool:
-    """Whether BLAS has one thread for it, or in any case."""
-    return array.size <= _PIECE or threads.THREADS == 1
+def _is_for_one_thread(shape: Size) -> bool:
+    """Whether BLAS has one thread for such an array, or in any case."""
+    return math.prod(shape) <= _PIECE or threads.THREADS == 1

@@ -240,22 +240,35 @@ def same_padding(
 
 def check_forward(x: Array, w: Array, params: ConvParams) -> Size:
     """Raise unless x (N, *S, C) and w (*K, C/groups, F) fit each other and `params`: `y_shape`."""
-    _check_params(params)
-    if not _are_usual(x, w):
-        _check_arrays(x, w=w)
+    check_arrays(params, x, w)
     return y_shape(x.shape, w.shape, params)
 
 
 def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> None:
     """Raise unless x, w and dy (N, *O, F) fit each other and `params`."""
+    check_arrays(params, x, w, dy)
+    check_dy(x.shape, w.shape, dy.shape, params)
+
+
+def check_arrays(params: ConvParams, x: Array, w: Array, dy: Array | None = None) -> None:
+    """Raise unless all are plain arrays of numbers, of one type; nothing is asked of shapes."""
     _check_params(params)
-    if not (_are_usual(x, w) and _are_usual(w, dy)):
-        _check_arrays(x, w=w, dy=dy)
-    want = y_shape(x.shape, w.shape, params)
-    if dy.shape != want:
+    if _are_usual(x, w) and (dy is None or _are_usual(w, dy)):
+        return
+    _check_numbers("x", x)
+    others = {"w": w} if dy is None else {"w": w, "dy": dy}
+    for name, array in others.items():
+        _check_numbers(name, array)
+        _check_same_dtype(x, name, array)
+
+
+def check_dy(x_shape: Size, w_shape: Size, dy_shape: Size, params: ConvParams) -> None:
+    """Raise unless they fit each other and `params`, dy being (N, *O, F)."""
+    want = y_shape(x_shape, w_shape, params)
+    if dy_shape != want:
         raise ValueError(
-            f"dy.shape={dy.shape}: must be (N, *O, F) = {want}, the shape of y for "
-            f"x.shape={x.shape}, w.shape={w.shape}, {params}"
+            f"dy.shape={dy_shape}: must be (N, *O, F) = {want}, the shape of y for "
+            f"x.shape={x_shape}, w.shape={w_shape}, {params}"
         )
 
 
@@ -368,14 +381,6 @@ def _check_numbers(name: str, array: Array) -> None:
 def _are_usual(a: Array, b: Array) -> bool:
     """Whether both are such arrays of numbers, and of one type, as nearly all are."""
     return type(a) is type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _USUAL
-
-
-def _check_arrays(x: Array, **others: Array) -> None:
-    """Raise unless all are plain arrays of numbers, of one type."""
-    _check_numbers("x", x)
-    for name, array in others.items():
-        _check_numbers(name, array)
-        _check_same_dtype(x, name, array)
 
 
 def _is_real(value: object) -> bool:

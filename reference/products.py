@@ -17,10 +17,12 @@ _LEAST = 64  # rows that such a product is worth it for
 
 def multiply(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
     """`out` (M, B) = a (M, A) @ b (A, B), by pieces of M; all three are C-contiguous but for b."""
-    done = 0
-    if cut and (pieces := _pieces(len(a), b.size, False)):
-        done, shape = pieces
-        np.matmul(a[:done].reshape(shape), b, out=out[:done].reshape(shape))
+    pieces = _pieces(len(a), b.size, False) if cut else None
+    if not pieces:
+        np.matmul(a, b, out=out)
+        return
+    done, shape = pieces
+    np.matmul(a[:done].reshape(shape), b, out=out[:done].reshape(shape))
     if done < len(a):
         np.matmul(a[done:], b, out=out[done:])
 
@@ -45,13 +47,25 @@ def matmul_of_transpose(a: Array, b: Array) -> Array:
 def multiply_shifts(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
     """`out` (N, M, B) = the sum over K of a (N, K, M, A) @ b (K, A, B), by pieces of M."""
     images, taps, rows, _ = a.shape
-    done = 0
-    if cut and (pieces := _pieces(rows, b.shape[1] * b.shape[2], False)):
-        done, shape = pieces
-        parts = a[:, :, :done].reshape(images, taps, *shape)
-        np.add.reduce(parts @ b[:, None], axis=1, out=out[:, :done].reshape(images, *shape))
+    pieces = _pieces(rows, b.shape[1] * b.shape[2], False) if cut else None
+    if not pieces:
+        _add_taps(a @ b, out)
+        return
+    done, shape = pieces
+    parts = a[:, :, :done].reshape(images, taps, *shape)
+    _add_taps(parts @ b[:, None], out[:, :done].reshape(images, *shape))
     if done < rows:
-        np.add.reduce(a[:, :, done:] @ b, axis=1, out=out[:, done:])
+        _add_taps(a[:, :, done:] @ b, out[:, done:])
+
+
+def _add_taps(products: Array, out: Array) -> None:
+    """`out` (N, ...) = the sum over K of `products` (N, K, ...): np.add.reduce would copy first."""
+    if products.shape[1] == 1:
+        out[...] = products[:, 0]
+        return
+    np.add(products[:, 0], products[:, 1], out=out)
+    for tap in range(2, products.shape[1]):
+        out += products[:, tap]
 
 
 def contract_shifts(a: Array, b: Array, *, cut: bool = True) -> Array:

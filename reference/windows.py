@@ -144,15 +144,15 @@ def windows_in(
         strides = (*others, first)
     else:
         strides = _contiguous(shape, dtype)
-    extents = ((k - 1) * d + 1 for k, d in zip(kernel, params.dilation))
-    out = ((size - e) // s + 1 for size, e, s in zip(shape[1:], extents, params.stride))
-    across = (step * s for step, s in zip(strides[1:], params.stride))
-    within = (step * d for step, d in zip(strides[1:], params.dilation))
-    return Windows(
-        (shape[0], *out, *kernel, shape[-1]),
-        dtype,
-        (strides[0], *across, *within, strides[-1]),
+    axes = zip(kernel, shape[1:], strides[1:], params.stride, params.dilation)
+    out, across, within = zip(
+        *(
+            ((size - (taps - 1) * gap - 1) // stride + 1, step * stride, step * gap)
+            for taps, size, step, stride, gap in axes
+        )
     )
+    shape = (shape[0], *out, *kernel, shape[-1])
+    return Windows(shape, dtype, (strides[0], *across, *within, strides[-1]))
 
 
 @lru_cache(maxsize=4096)
