@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -419,6 +420,42 @@ def test_every_plan_keeps_one_special_value_where_it_belongs(
         special.flat[place] = value
         with np.errstate(invalid="ignore"):
             check(replace(problem, **{**arrays, name: special}), plan)
+
+
+@each_plan
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_every_plan_keeps_a_special_object_where_it_belongs(plan: str, value: float) -> None:
+    """Python's own floats, whose sums NumPy's BLAS never sees."""
+    problem = PROBLEMS[plan](object)
+    for name in ("x", "w", "dy"):
+        special = getattr(problem, name).copy()
+        special.flat[-1] = value
+        check(replace(problem, **{name: special}), plan)
+
+
+@each_plan
+def test_what_is_prepared_serves_several_at_once(plan: str) -> None:
+    """Threads that ask for the same shapes and take turns all the time each get their own."""
+    p = PROBLEMS[plan](np.float32)
+    asked = [replace(p, x=p.x + n, dy=p.dy - 2 * n) for n in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(check, 5 * asked, 5 * [plan] * len(asked)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@each_plan
+def test_what_is_prepared_is_for_these_params_and_this_dtype(plan: str) -> None:
+    """Of the same arrays, with more padding, without, and in a narrower format."""
+    p = PROBLEMS[plan](np.float32)
+    for padding in (p.params.padding, ((0, 3), (4, 0)), ((0, 0), (0, 0))):
+        params = replace(p.params, padding=padding)
+        if PLANS[plan].fits(p.x.shape, p.w.shape, params):
+            for dtype in (np.float32, np.float16, np.int64):
+                check(integers_of(p.x.shape, p.w.shape, params, dtype), plan)
 
 
 @each_plan
