@@ -41,6 +41,7 @@ COLORS = ("#1a7f37", "#0969da", "#8250df", "#bc4c00")
 FAST = ("ours", "pytorch", "pytorch channels_last", "tensorflow")
 ENOUGH = 2.0  # seconds of one layer
 PAUSE = 0.05  # seconds; threads of OpenBLAS look for work for some 30 ms
+LEAST = 10**6  # multiply-adds from which a layer is to take as long as they are many
 TIMES = 5  # processes, of what is so small that the moment counts
 TINY = Layer("tiny", (1, 7, 7, 3), (3, 3, 3, 4), ConvParams((2, 2)))
 SAME = ConvParams(padding=((1, 1), (1, 1)))
@@ -278,7 +279,8 @@ def report(found: Mapping[str, Any], layers: Sequence[Layer]) -> str:
         f"1 of 7x7, 3 to 4 channels, 3x3, stride 2, one thread, in microseconds: {tiny}.",
         "## Time per multiply-add",
         "Nanoseconds of the backward for each multiply-add of the forward, 3x3, float32, one "
-        f"thread. Ours vary by a factor of {flatness(found['growing']):.2f}.",
+        "thread. From a million multiply-adds on, ours vary by a factor of "
+        f"{flatness(found['growing']):.2f}.",
         table(
             ["layer", "multiply-adds", *FAST],
             [
@@ -351,11 +353,12 @@ def relative(of: Mapping[str, float]) -> dict[str, float]:
 
 
 def flatness(growing: Mapping[str, Sequence[Times]]) -> float:
-    """The longest time per multiply-add of ours to the shortest."""
+    """The longest time per multiply-add of ours to the shortest, of LEAST multiply-adds or more."""
     each = [
         float(of["ours"]) / layer.products
         for what, rows in growing.items()
         for layer, of in zip(GROWING[what], rows)
+        if layer.products >= LEAST
     ]
     return max(each) / min(each)
 

@@ -111,11 +111,14 @@ def test_medians() -> None:
 
 
 def test_flatness() -> None:
-    """The largest time per multiply-add to the least."""
+    """The largest time per multiply-add to the least, of layers that are not too small."""
     [(what, layers), *_] = speed.GROWING.items()
     even = [{"ours": layer.products * 1e-9} for layer in layers]
     assert flatness({what: even}) == pytest.approx(1)
     even[2] = {"ours": layers[2].products * 5e-9}
+    assert flatness({what: even}) == pytest.approx(5)
+    [place] = (place for place, layer in enumerate(layers) if layer.products < 10**6)
+    even[place] = {"ours": layers[place].products * 9e-9}
     assert flatness({what: even}) == pytest.approx(5)
 
 
@@ -132,6 +135,7 @@ def test_the_command_writes(
     few = tuple(layer for layer in real_layers() if layer.products < 1e5)
     monkeypatch.setattr(speed, "real_layers", lambda: few)
     monkeypatch.setattr(speed, "GROWING", {"small": [TINY]})
+    monkeypatch.setattr(speed, "LEAST", 0)
     monkeypatch.setattr(speed, "FAST", ("ours",))
     monkeypatch.setattr(speed, "THREADS", (1,))
     monkeypatch.setattr(speed, "entries", lambda: [find("numerical")])
