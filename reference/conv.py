@@ -98,7 +98,7 @@ def _forward_by(
     """What computes y without bias, in the dtype of the sums, by the plan of this name."""
     _keep_memory()
     shapes = _shapes(x_shape, w_shape, dtype, params)
-    compute, summable = _careful_forward(_plan(name, dtype, shapes), shapes), _summable(dtype)
+    compute, summable = _careful_forward(_plan(name, shapes), shapes), _summable(dtype)
     return lambda x, w: compute(summable(x), summable(w))
 
 
@@ -115,7 +115,7 @@ def _backward_by(
     _keep_memory()
     check_dy(x_shape, w_shape, dy_shape, params)
     shapes = _shapes(x_shape, w_shape, dtype, params)
-    compute, summable = _careful_backward(_plan(name, dtype, shapes), shapes), _summable(dtype)
+    compute, summable = _careful_backward(_plan(name, shapes), shapes), _summable(dtype)
     add_up = _adder(shapes)
 
     def backward(x: Array, w: Array, dy: Array) -> tuple[Array, Array, Array]:
@@ -165,13 +165,14 @@ def _careful_backward(plan: Plan, shapes: Shapes) -> Backward:
     return backward
 
 
-def _plan(name: str | None, dtype: np.dtype[Any], shapes: Shapes) -> Plan:
+def _plan(name: str | None, shapes: Shapes) -> Plan:
     """That of this name, None for the fastest."""
     of_shapes = shapes.x, shapes.w, shapes.params
     if name is None:
         name = choose(*of_shapes)
-        is_object = dtype.kind == "O"  # whose sums by others may not be used
-        return PLANS["taps" if is_object or (name == "groups" and not _has_blas(dtype)) else name]
+        is_object = shapes.dtype.kind == "O"  # whose sums by others may not be used
+        is_slow = name == "groups" and not _has_blas(shapes.dtype)
+        return PLANS["taps" if is_object or is_slow else name]
     fitting = [key for key, plan in PLANS.items() if plan.fits(*of_shapes)]
     if name not in fitting:
         raise ValueError(
@@ -199,8 +200,8 @@ def _summable(dtype: np.dtype[Any]) -> Callable[[Array], Array]:
 
 
 def _has_blas(dtype: np.dtype[Any]) -> bool:
-    """Whether BLAS multiplies such arrays, once they are summable: then a few zeros are free."""
-    return dtype.kind in "fV" and dtype.itemsize <= 8
+    """Whether BLAS multiplies arrays that are summed in it: then a few zeros are free."""
+    return dtype.kind == "f" and dtype.itemsize <= 8
 
 
 def _finite(shape: Size, dtype: np.dtype[Any]) -> Callable[[Array, Array], bool]:

@@ -382,10 +382,8 @@ def test_groups_are_joined_for_blas_alone(dtype: str, plan: str) -> None:
     """Where NumPy multiplies by itself, it takes its time over zeros too."""
     p = PROBLEMS["groups"](dtype)
     assert choose(p.x.shape, p.w.shape, p.params) == "groups"
-    assert (
-        conv._plan(None, p.dtype, Shapes(p.x.shape, p.w.shape, p.dy.shape, p.dtype, p.params))
-        is PLANS[plan]
-    )
+    shapes = conv._shapes(p.x.shape, p.w.shape, p.dtype, p.params)
+    assert conv._plan(None, shapes) is PLANS[plan]
 
 
 @each_rank
