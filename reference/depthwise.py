@@ -13,7 +13,7 @@ import numpy as np
 
 from reference.problem import Array, ConvParams, Size
 from reference.products import total
-from reference.shapes import Backward, Forward, Shapes
+from reference.shapes import Backward, Forward, Grads, Shapes
 from reference.threads import are_worth_it, for_each, in_order
 from reference.windows import (
     Cells,
@@ -77,7 +77,7 @@ def backward(shapes: Shapes) -> Backward:
     is_strided = max(params.stride) > 1
     parts, share = _parts(shapes.x, 2 * shapes.multiply_adds, params)
 
-    def compute(x: Array, w: Array, dy: Array) -> tuple[Array, Array]:
+    def compute(x: Array, w: Array, dy: Array) -> Grads:
         filters = _by_filter(w[..., 0, :], channels)
         dx, kept = np.empty(x.shape, x.dtype), Kept()
 

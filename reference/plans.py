@@ -356,12 +356,11 @@ def _columns_phase_backward(phase: Phase) -> Backward:
     dW is x^T @ columns. Where w is much larger than x, it is made tap by tap: to put it in order
     afterwards would take longer.
     """
-    shapes = phase.shapes
-    *kernel, channels, filters = shapes.w
+    shapes, (channels, filters) = phase.shapes, phase.shapes.w[-2:]
     frame = frame_of(shapes.y, phase.padding)
     windows = runs_in(frame.shape, shapes.kernel, shapes.params, shapes.dtype)
     by_tap = math.prod(shapes.w) > _HEAVY * math.prod(shapes.x)
-    blocks = _column_blocks(shapes.x, math.prod(kernel) * filters)
+    blocks = _column_blocks(shapes.x, math.prod(shapes.kernel) * filters)
     share = _are_shared(shapes)
 
     def backward(x: Array, w: Array, dy: Array) -> Grads:
@@ -444,7 +443,7 @@ def _are_shared(shapes: Shapes) -> bool:
 
 
 def _are_cut(shapes: Shapes) -> bool:
-    """Whether products are made in pieces: BLAS has all its threads for large ones."""
+    """Whether a row's products are made in pieces: BLAS has all its threads for large ones."""
     return is_narrow(math.prod(shapes.w)) or threads.THREADS == 1
 
 

@@ -1,7 +1,7 @@
 """Which elements meet: what each output of a convolution sees, tap by tap, as slices and views.
 
 Arrays are shaped as in `problem`. What follows from shapes alone is worked out before there are
-arrays: small problems take no longer than that.
+arrays: of a small problem it takes as long as the sums.
 """
 
 from __future__ import annotations
