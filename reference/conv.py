@@ -18,8 +18,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextvars import Context
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,14 +38,18 @@ from reference.problem import (
 )
 from reference.shapes import Backward, Forward, Grads, Shapes
 
+Result = TypeVar("Result")
+
 _PREPARED = 256  # shapes for which all that follows from them is kept, as those of a network
 # Elements that BLAS has one thread for. If it has more, they stay awake for a while, looking for
 # more to do, and are in the way of ours.
 _PIECE = 1 << 13
+_ROW = 1 << 10  # elements of a row from which rows are added up as fast as they are multiplied
+_QUIET = Context()  # in which NumPy does not warn
+_QUIET.run(np.seterr, all="ignore")
 _ONES = {np.dtype(name): np.ones(_PIECE, name) for name in ("float32", "float64")}
 
 
-@np.errstate(all="ignore")
 def conv_forward(
     x: Array, w: Array, b: Array | None, params: ConvParams, *, plan: str | None = None
 ) -> Array:
@@ -57,13 +62,9 @@ def conv_forward(
     compute = _forward_by(plan, x.shape, w.shape, x.dtype, params)
     if b is not None:
         check_bias(b, w)
-    y = compute(x, w)
-    if b is not None:
-        y += b
-    return y.astype(x.dtype, copy=False)
+    return _quietly(compute, x, w, b)
 
 
-@np.errstate(all="ignore")
 def conv_backward(
     x: Array, w: Array, dy: Array, params: ConvParams, *, plan: str | None = None
 ) -> ConvGrads:
@@ -73,10 +74,19 @@ def conv_backward(
     that do not fit, see `ConvProblem`.
     """
     check_arrays(params, x, w, dy)
-    dx, dw, db = _backward_by(plan, x.shape, w.shape, dy.shape, x.dtype, params)(x, w, dy)
-    if dx.dtype != x.dtype:
-        dx, dw, db = (array.astype(x.dtype) for array in (dx, dw, db))
-    return ConvGrads(dx, dw, db)
+    compute = _backward_by(plan, x.shape, w.shape, dy.shape, x.dtype, params)
+    return _quietly(compute, x, w, dy)
+
+
+def _quietly(compute: Callable[..., Result], x: Array, *others: Array | None) -> Result:
+    """`compute` of arrays without NumPy's warnings: np.errstate takes longer to turn them off.
+
+    Objects are computed in the caller's context: it may say how precise they are.
+    """
+    if x.dtype.hasobject:
+        with np.errstate(all="ignore"):
+            return compute(x, *others)
+    return _QUIET.copy().run(compute, x, *others)
 
 
 @cache
@@ -94,12 +104,19 @@ def _keep_memory() -> None:
 @lru_cache(maxsize=_PREPARED)
 def _forward_by(
     name: str | None, x_shape: Size, w_shape: Size, dtype: np.dtype[Any], params: ConvParams
-) -> Forward:
-    """What computes y without bias, in the dtype of the sums, by the plan of this name."""
+) -> Callable[[Array, Array, Array | None], Array]:
+    """What computes y of x, w and b, by the plan of this name."""
     _keep_memory()
     shapes = _shapes(x_shape, w_shape, dtype, params)
     compute, summable = _careful_forward(_plan(name, shapes), shapes), _summable(dtype)
-    return lambda x, w: compute(summable(x), summable(w))
+
+    def forward(x: Array, w: Array, b: Array | None) -> Array:
+        y = compute(summable(x), summable(w))
+        if b is not None:
+            y += b
+        return y.astype(dtype, copy=False)
+
+    return forward
 
 
 @lru_cache(maxsize=_PREPARED)
@@ -110,18 +127,21 @@ def _backward_by(
     dy_shape: Size,
     dtype: np.dtype[Any],
     params: ConvParams,
-) -> Callable[[Array, Array, Array], tuple[Array, Array, Array]]:
-    """The same for dX, dW and db."""
+) -> Callable[[Array, Array, Array], ConvGrads]:
+    """The same for dX, dW and db, of x, w and dy."""
     _keep_memory()
     check_dy(x_shape, w_shape, dy_shape, params)
     shapes = _shapes(x_shape, w_shape, dtype, params)
     compute, summable = _careful_backward(_plan(name, shapes), shapes), _summable(dtype)
-    add_up = _adder(shapes)
+    add_up, are_sums = _adder(shapes), shapes.dtype == dtype
 
-    def backward(x: Array, w: Array, dy: Array) -> tuple[Array, Array, Array]:
+    def backward(x: Array, w: Array, dy: Array) -> ConvGrads:
         dy = summable(dy)
         dx, dw = compute(summable(x), summable(w), dy)
-        return dx, dw, add_up(dy)
+        db = add_up(dy)
+        if are_sums:
+            return ConvGrads(dx, dw, db)
+        return ConvGrads(*(array.astype(dtype) for array in (dx, dw, db)))
 
     return backward
 
@@ -233,11 +253,11 @@ def _dot(a: Array, b: Array) -> float:
 def _adder(shapes: Shapes) -> Callable[[Array], Array]:
     """What sums dy (N, *O, F) over all but F: db (F,).
 
-    As products where BLAS has them: adding row to row is slow where rows are short.
+    As products where BLAS has them: adding row to row is slow unless rows are long.
     """
     *cells, filters = shapes.y
     rows, dtype = math.prod(cells), shapes.dtype
-    if dtype not in _ONES or 0 in shapes.y:
+    if dtype not in _ONES or 0 in shapes.y or filters >= _ROW:
         return lambda dy: np.asarray(dy.sum(axis=tuple(range(dy.ndim - 1)), dtype=dtype))
     if rows <= _PIECE and _is_for_one_thread(shapes.y):
         ones = _ONES[dtype][:rows]

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reference.problem import Array, ConvParams, Size
-from reference.products import total
 from reference.shapes import Backward, Forward, Grads, Shapes
-from reference.threads import are_worth_it, for_each, in_order
+from reference.threads import are_worth_it, for_each, total
 from reference.windows import (
     Cells,
     Kept,
@@ -101,7 +100,7 @@ def backward(shapes: Shapes) -> Backward:
                     dx_part += dx_m
             return dw
 
-        dw = total(in_order(part, parts, share))
+        dw = total(part, parts, share)
         return dx, channels_last(dw, 0).reshape(w.shape)
 
     return compute
@@ -188,11 +187,11 @@ def _sum_taps(windows: Array, w: Array, out: Array | None = None) -> Array:
     places, taps, lane = _axes(w.ndim - 1)
     if w.shape[-1] <= _FEW and math.prod(windows.shape[: w.ndim]) >= _OUTPUTS:
         axes = places + taps[:-1] + lane, taps[:-1] + lane, places + lane
-        each = (
-            np.einsum(windows[..., tap, :], axes[0], w[..., tap, :], *axes[1:])
-            for tap in range(w.shape[-2])
-        )
-        sums = total(each)
+
+        def of_tap(tap: int) -> Array:
+            return np.asarray(np.einsum(windows[..., tap, :], axes[0], w[..., tap, :], *axes[1:]))
+
+        sums = total(of_tap, range(w.shape[-2]))
         if out is None:
             return sums
         out[...] = sums
@@ -213,7 +212,7 @@ def _sum_products(padded: Array, kernel: Size, other: Array, params: ConvParams)
             return sums
         return np.asarray(sums.reshape(*kernel, strip.side, channels).sum(axis=-2))
 
-    return total(map(part, _strips(other.shape[-2], channels, params.stride[-1])))
+    return total(part, _strips(other.shape[-2], channels, params.stride[-1]))
 
 
 def _sum_places(windows: Array, other: Array) -> Array:

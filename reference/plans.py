@@ -26,10 +26,9 @@ from reference.products import (
     matmul_of_transpose,
     multiply,
     multiply_shifts,
-    total,
 )
 from reference.shapes import Backward, Forward, Grads, Shapes
-from reference.threads import are_worth_it, for_each, in_order
+from reference.threads import are_worth_it, for_each, total
 from reference.windows import (
     Cells,
     Phase,
@@ -164,7 +163,7 @@ def _point_backward(shapes: Shapes) -> Backward:
             multiply(dy_rows[block], w_rows.T, dx[block], cut=cut)
             return contract(x_rows[block], dy_rows[block], cut=cut)
 
-        dw = total(map(part, blocks))
+        dw = total(part, blocks)
         return dx.reshape(x.shape), dw.reshape(w.shape)
 
     return backward
@@ -288,7 +287,7 @@ def _x_columns_backward(shapes: Shapes) -> Backward:
                 fed += of_tap
             return dw
 
-        dw = total(map(part, blocks))
+        dw = total(part, blocks)
         return frame.within(dx if is_wide else channels_last(dx, 0)), dw.reshape(w.shape)
 
     return backward
@@ -327,7 +326,7 @@ def _patches_backward(shapes: Shapes) -> Backward:
             place[...] = patches.view(place.dtype).reshape(place.shape)
             return contract(columns_of(runs, block, w_rows), dy_rows)
 
-        dw = total(in_order(part, blocks, share))
+        dw = total(part, blocks, share)
         return frame.within(dx), dw.reshape(w.shape)
 
     return backward
@@ -377,7 +376,7 @@ def _columns_phase_backward(phase: Phase) -> Backward:
             taps = columns.reshape(len(columns), -1, filters).swapaxes(0, 1)
             return matmul_of_transpose(as_rows(x[block]), taps[::-1])
 
-        dw = total(in_order(part, blocks, share))
+        dw = total(part, blocks, share)
         if not by_tap:
             dw = dw.reshape(channels, -1, filters)[:, ::-1].swapaxes(0, 1)
         return dx, np.ascontiguousarray(dw).reshape(w.shape)
@@ -430,7 +429,7 @@ def _rows_phase_backward(phase: Phase) -> Backward:
             multiply_shifts(seen, w_taps, dx_images[shifts.cells], cut=cut)
             return contract_shifts(x_images[shifts.cells], seen, cut=cut)
 
-        dw = total(in_order(part, blocks, share))
+        dw = total(part, blocks, share)
         dw = dw.reshape(len(w), channels, -1, filters)[::-1, :, ::-1].swapaxes(1, 2)
         return dx, np.ascontiguousarray(dw).reshape(w.shape)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache, reduce
-from operator import iadd
+from functools import lru_cache
 
 import numpy as np
 
@@ -110,8 +108,3 @@ def _pieces(rows: int, each: int, is_sum: bool) -> tuple[int, Size] | None:
 def as_rows(array: Array) -> Array:
     """(*M, A) as a matrix (prod(M), A), without a copy where that is possible."""
     return array.reshape(-1, array.shape[-1])
-
-
-def total(parts: Iterator[Array]) -> Array:
-    """Of one part at least; into the first, which must be nobody else's."""
-    return reduce(iadd, parts)

@@ -7,12 +7,15 @@ thread only.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
-from itertools import islice
-from typing import Generic, TypeVar
+from functools import reduce
+from operator import iadd
+from threading import Thread
+from typing import TypeVar
+
+from reference.problem import Array
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -45,44 +48,63 @@ def for_each(function: Callable[[Part], None], parts: Sequence[Part], share: boo
         pass
 
 
+def total(function: Callable[[Part], Array], parts: Sequence[Part], share: bool = False) -> Array:
+    """The sum of what `function` gives for each of `parts`, one at least, in their order.
+
+    It is added up in the first, which must be nobody else's.
+    """
+    if len(parts) == 1:
+        return function(parts[0])
+    return reduce(iadd, in_order(function, parts, share))
+
+
 def in_order(
     function: Callable[[Part], Result], parts: Sequence[Part], share: bool = True
 ) -> Iterator[Result]:
     """`function` of each of `parts`, in their order; this thread does all unless it is to `share`.
 
-    What it gives does not depend on the number of threads. At most two results a thread are kept,
-    and no thread is left once all are taken: a process that has threads is not safe to fork.
+    What it gives does not depend on the number of threads. Shared results are there all at once,
+    so they should be small, and no thread is left then: a process that has threads is not safe to
+    fork.
     """
     threads = min(THREADS, len(parts)) if share else 1
-    return map(function, parts) if threads < 2 else _side_by_side(function, parts, threads)
+    return map(function, parts) if threads < 2 else iter(_side_by_side(function, parts, threads))
 
 
 def _side_by_side(
     function: Callable[[Part], Result], parts: Sequence[Part], threads: int
-) -> Iterator[Result]:
-    rest = iter(parts)
-    ahead: list[_Job[Result]] = []
-    with ThreadPoolExecutor(threads - 1) as pool:
-        while True:
-            more = islice(rest, 2 * threads - len(ahead))
-            ahead += [_Job(partial(function, part), pool) for part in more]
-            if not ahead:
+) -> list[Result]:
+    """All results, or the error of a part, after which no other part is begun."""
+    found: dict[int, Result] = {}
+    errors: dict[int, BaseException] = {}
+    left = deque(enumerate(parts))
+
+    def work() -> None:
+        while left and not errors:
+            try:
+                place, part = left.popleft()
+            except IndexError:  # another was faster
                 return
-            while not ahead[0].future.done() and any(job.done_here() for job in ahead):
-                pass
-            yield ahead.pop(0).future.result()
+            try:
+                found[place] = function(part)
+            except BaseException as error:
+                errors[place] = error
 
-
-class _Job(Generic[Result]):
-    def __init__(self, call: Callable[[], Result], pool: ThreadPoolExecutor) -> None:
-        self._call = call
-        # a thread begins with an empty context, in which np.errstate is the default
-        self.future = pool.submit(copy_context().run, call)
-
-    def done_here(self) -> bool:
-        """Do it in this thread, unless another has begun."""
-        if not self.future.cancel():
-            return False
-        self.future = Future()
-        self.future.set_result(self._call())
-        return True
+    others: list[Thread] = []
+    try:
+        for _ in range(threads - 1):
+            # a thread begins with an empty context, in which np.errstate is the default
+            thread = Thread(target=copy_context().run, args=(work,))
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more: those that there are do it all
+                break
+            others.append(thread)
+        work()
+    finally:
+        left.clear()
+        for thread in others:
+            thread.join()
+    if errors:
+        raise errors[min(errors)]
+    return [found[place] for place in range(len(parts))]

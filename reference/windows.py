@@ -21,6 +21,7 @@ from reference.shapes import Shapes
 
 Cells: TypeAlias = tuple[slice, ...]
 
+_BORDERED = 1 << 15  # elements from which to make only the border zero takes less time than all
 _SHORT = 128  # bytes of a run up to which NumPy copies it faster as one element
 
 
@@ -185,8 +186,8 @@ class Shifts(NamedTuple):
     are for all taps of the first.
     """
 
-    cells: Cells  # of the outputs as (N, prod(O), A)
-    seen: Cells  # of runs
+    cells: Cells  # of the outputs as (N, prod(O), A); where they are all, none is named
+    seen: Cells  # of runs, likewise
     shape: Size  # (N, K0, prod(O), A)
     strides: Size
 
@@ -205,14 +206,15 @@ def shifts_of(
     """
     across = math.prod(out[2:])
     strides = tuple(itemsize * step for step in (dilation * across * width, width, 1))
-    found = []
-    for images, rows in blocks_of(out[:2], max(1, most // across)):
+    found, blocks = [], blocks_of(out[:2], max(1, most // across))
+    for images, rows in blocks:
         stop, count = min(rows.stop, out[1]), min(images.stop, out[0]) - images.start
         size, reach = stop - rows.start, stop - rows.start + (taps - 1) * dilation
+        is_all = len(blocks) == 1
         found.append(
             Shifts(
-                (images, slice(rows.start * across, stop * across)),
-                (images, slice(rows.start, rows.start + reach)),
+                () if is_all else (images, slice(rows.start * across, stop * across)),
+                () if is_all else (images, slice(rows.start, rows.start + reach)),
                 (count, taps, size * across, width),
                 (reach * across * width * itemsize, *strides),
             )
@@ -226,6 +228,7 @@ class Frame(NamedTuple):
     shape: Size
     place: Cells  # within `shape`, of what there is of the array
     source: Cells  # within the array
+    border: tuple[Cells, ...]  # within `shape`, all the rest; of small ones none
     is_empty: bool
 
     def around(self, array: Array, framed: Array | None = None) -> Array:
@@ -233,7 +236,10 @@ class Frame(NamedTuple):
         if self.is_empty:
             return array
         if framed is None:
-            framed = np.zeros(self.shape, array.dtype)
+            make = np.empty if self.border else np.zeros
+            framed = make(self.shape, array.dtype)
+            for cells in self.border:
+                framed[cells] = 0
         framed[self.place] = array[self.source]
         return framed
 
@@ -251,8 +257,20 @@ def frame_of(shape: Size, padding: Padding) -> Frame:
         first, last = max(0, -lo), max(0, -lo, size + min(0, hi))
         source.append(slice(first, last))
         place.append(slice(first + lo, last + lo))
-    is_empty = not any(map(any, padding))
-    return Frame((shape[0], *sizes, shape[-1]), tuple(place), tuple(source), is_empty)
+    framed, is_empty = (shape[0], *sizes, shape[-1]), not any(map(any, padding))
+    border = _around(tuple(place), framed) if math.prod(framed) >= _BORDERED else ()
+    return Frame(framed, tuple(place), tuple(source), border, is_empty)
+
+
+def _around(place: Cells, sizes: Size) -> tuple[Cells, ...]:
+    """All of an array of `sizes` that is not in `place`."""
+    slabs = (
+        (*place[:axis], slab)
+        for axis, (inner, size) in enumerate(zip(place, sizes))
+        if inner != slice(None)
+        for slab in (slice(0, inner.start), slice(inner.stop, size))
+    )
+    return tuple(slab for slab in slabs if slab[-1].start < slab[-1].stop)
 
 
 def pad(array: Array, padding: Padding, kept: dict[Any, Array] | None = None) -> Array:

@@ -39,7 +39,7 @@ from reference import (
     windows,
 )
 from reference.plans import PLANS, choose
-from reference.problem import RANKS, Array
+from reference.problem import RANKS, Array, Size
 from reference.shapes import Backward, Forward, Grads, Shapes
 from tests.support.layers import Layer, real_layers
 from tests.support.prepared import forget
@@ -68,6 +68,13 @@ each_rank = pytest.mark.parametrize("rank", RANKS)
 def test_every_plan_is_asked() -> None:
     """None is left out here."""
     assert sorted(plan for _, asked in KINDS.values() for plan in asked) == sorted(PLANS)
+
+
+def littered(shape: Size, dtype: Any, empty: Callable[..., Array] = np.empty) -> Array:
+    """What np.empty may give: memory that others have written to."""
+    array = empty(shape, dtype)
+    array[...] = 7
+    return array
 
 
 def same(got: Array, want: Array) -> bool:
@@ -147,8 +154,16 @@ def test_every_plan_is_exact_in_every_region(kind: str, region: str) -> None:
         [(plans, "_COLUMNS", 60), (plans, "_SPAN", 1)],
         [(products, "_SMALL", 60), (products, "_LEAST", 1)],
         [(windows, "_SHORT", 0)],
+        [(windows, "_BORDERED", 0), (np, "empty", littered)],
     ],
-    ids=["one block", "many blocks", "blocks as large as w", "small products", "runs of numbers"],
+    ids=[
+        "one block",
+        "many blocks",
+        "blocks as large as w",
+        "small products",
+        "runs of numbers",
+        "zeros around what is there",
+    ],
 )
 def test_every_plan_is_exact_on_random_problems(
     kind: str, rank: int, limits: list[tuple[ModuleType, str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -262,10 +277,18 @@ def test_outputs_that_are_apart(
 @pytest.mark.parametrize("padding", [(0, 0), (3, 1), (0, 7)])
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("bordered", [0, 10**9])
 def test_rows_see_what_all_see(
-    size: int, padding: tuple[int, int], stride: int, dilation: int
+    size: int,
+    padding: tuple[int, int],
+    stride: int,
+    dilation: int,
+    bordered: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some outputs of an axis, of their part of it, padding included, and nothing else."""
+    monkeypatch.setattr(windows, "_BORDERED", bordered)
+    monkeypatch.setattr(np, "empty", littered)
     taps, others = 2, ((0, 1),)
     params = ConvParams((stride, 1), (padding, *others), (dilation, 1))
     x = np.arange(1, 1 + 2 * size).reshape(1, size, 2, 1)

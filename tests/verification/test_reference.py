@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any
 
@@ -357,3 +358,38 @@ def test_floating_point_flags_raise_no_warning() -> None:
     grads = conv_backward(line(np.inf, 1), kernel(0, 1), line(0), params)
     assert np.isnan(y).all()
     assert np.isnan(grads.dw[0]).all()
+
+
+@pytest.mark.parametrize("mode", ["warn", "raise"])
+def test_too_large_for_the_dtype_is_infinite_without_a_warning(mode: Any) -> None:
+    """Rounded to float16, with a bias and without; whatever the caller wants of NumPy."""
+    params = ConvParams((1,), ((0, 0),), (1,))
+    x, w, dy = (array.astype(np.float16) for array in (line(4e4, 4e4), kernel(1, 1), line(4e4)))
+    with np.errstate(all=mode):
+        y = conv_forward(x, w, None, params)
+        y_with_bias = conv_forward(x[:, :1], w[:1], w[0, 0] * np.float16(6e4), params)
+        grads = conv_backward(x, w, dy, params)
+        assert np.geterr() == dict.fromkeys(("divide", "over", "under", "invalid"), mode)
+    assert np.isinf(y).all()
+    assert np.isinf(y_with_bias).all()
+    assert np.isinf(grads.dw).all()
+    assert grads.dx.ravel().tolist() == dy.ravel().tolist() * 2
+
+
+def test_objects_are_computed_in_the_callers_context() -> None:
+    """Numbers of their own kind may ask it how precise they are."""
+    params, digits = ConvParams((1,), ((0, 0),), (1,)), ContextVar("digits", default=1)
+
+    class Rounded(Fraction):
+        def __mul__(self, other: Any) -> Fraction:
+            return round(Fraction(self) * Fraction(other), digits.get())
+
+        __rmul__ = __mul__
+
+    third, one = Rounded(1, 3), Rounded(1)
+    x, w = np.array([[[third]]], object), np.array([[[one]]], object)
+    token = digits.set(3)
+    y, grads = conv_forward(x, w, None, params), conv_backward(x, w, w, params)
+    digits.reset(token)
+    assert y.item() == Fraction(333, 1000)
+    assert grads.dw.item() == Fraction(333, 1000)

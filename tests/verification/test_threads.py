@@ -1,4 +1,4 @@
-"""Parts of a convolution side by side: in order, bounded, and the same whatever the threads."""
+"""Parts of a convolution side by side: in order, and the same whatever the threads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from reference import ConvParams, conv_backward, conv_forward, depthwise, threads
-from reference.problem import Size
-from reference.threads import in_order, thread_count
+from reference.problem import Array, Size
+from reference.threads import in_order, thread_count, total
 from tests.support.layers import Layer
 from tests.support.prepared import forget
 from tests.support.prepared import nothing_prepared as nothing_prepared
@@ -49,21 +49,35 @@ def test_as_many_as_there_are_cores() -> None:
 
 
 @each_count
-def test_in_order_and_not_far_ahead(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results come in the order of the parts, though later ones take less time."""
     monkeypatch.setattr(threads, "THREADS", count)
-    begun = []
 
     def square(number: int) -> int:
-        begun.append(number)
         time.sleep(0.001 * (number % 3))
         return number**2
 
-    taken = []
-    for result in in_order(square, range(30)):
-        taken.append(result)
-        assert len(begun) <= len(taken) + 2 * count
-    assert taken == [number**2 for number in range(30)]
+    assert list(in_order(square, range(30))) == [number**2 for number in range(30)]
+
+
+@each_count
+def test_total_is_of_the_parts_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real numbers, of which another order of sums would be seen; the first is added to."""
+    monkeypatch.setattr(threads, "THREADS", count)
+    parts = np.random.default_rng(0).standard_normal((30, 4))
+    want = parts[0].copy()
+    for part in parts[1:]:
+        want += part
+    made = []
+
+    def copy(part: Array) -> Array:
+        time.sleep(0.001 * (len(made) % 3))
+        made.append(part.copy())
+        return made[-1]
+
+    found = total(copy, parts, share=True)
+    assert found.tobytes() == want.tobytes()
+    assert any(found is part for part in made)
 
 
 def test_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,23 +103,40 @@ def test_alone(count: int, share: bool, parts: int, monkeypatch: pytest.MonkeyPa
 
 
 @each_count
-def test_an_error_comes_in_its_place(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After what was before it."""
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_after_an_error_no_part_is_begun(
+    count: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes to the one who asked; the fixture sees that no thread goes on."""
     monkeypatch.setattr(threads, "THREADS", count)
-    results = in_order(lambda part: 1 // (7 - part), range(20))
-    assert [next(results) for _ in range(7)] == [0] * 6 + [1]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
+    begun = []
+
+    def seventh_fails(part: int) -> None:
+        begun.append(part)
+        if part == 7:
+            raise error
+        time.sleep(0.001)
+
+    with pytest.raises(error):
+        list(in_order(seventh_fails, range(1000)))
+    assert len(begun) <= 8 + 2 * count
 
 
-def test_what_is_left_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one who wants no more results; the fixture sees that no thread goes on."""
-    monkeypatch.setattr(threads, "THREADS", 3)
-    done = []
-    results = iter(in_order(done.append, range(1000)))
-    next(results)
-    del results
-    assert len(done) < 20
+def test_a_thread_that_the_system_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others do its parts too."""
+    monkeypatch.setattr(threads, "THREADS", 4)
+    asked = []
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            asked.append(self)
+            if len(asked) > 1:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(threads, "Thread", Scarce)
+    assert list(in_order(lambda part: part**2, range(30))) == [part**2 for part in range(30)]
+    assert len(asked) == 2
 
 
 def test_errors_of_floating_point_are_the_askers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +215,12 @@ def test_parts_of_depthwise_layers(
     x, w, dy = (np.zeros(shape, np.float32) for shape in (layer.x, layer.w, layer.dy))
     seen = []
 
-    def counted(function: Callable[[Any], Any], cells: Sequence[Any], share: bool) -> Any:
-        seen.append((share, [x[part].shape[:2] for part in cells]))
-        return in_order(function, cells, share)
+    def counted(function: Callable[[Any], Any], cells: Sequence[Any], *share: bool) -> Any:
+        if share:
+            seen.append((*share, [x[part].shape[:2] for part in cells]))
+        return total(function, cells, *share)
 
     monkeypatch.setattr(threads, "THREADS", count)
-    monkeypatch.setattr(depthwise, "in_order", counted)
+    monkeypatch.setattr(depthwise, "total", counted)
     conv_backward(x, w, dy, params)
     assert seen == [(shape != (8, 14, 14, 96), parts)]
