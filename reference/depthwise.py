@@ -6,26 +6,29 @@ np.einsum makes them, over channels and outputs that lie side by side in memory.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from reference.problem import Array, ConvParams, Size
+from reference.problem import Array, ConvParams, Padding, Size
 from reference.shapes import Backward, Forward, Grads, Shapes
 from reference.threads import are_worth_it, for_each, total
 from reference.windows import (
     Cells,
-    Kept,
-    Phase,
+    Frame,
     channels_last,
-    pad,
+    frame_of,
     padding_of_rows,
     phase_count,
     phases_of,
     taps_reversed,
     windows_in,
 )
+
+# dW (*K, C), and into dX, of x or padded x, w (*K, C), dy and dX
+_OfFilter: TypeAlias = Callable[[Array, Array, Array, Array], Array]
 
 _EINSUM = 1 << 11  # multiply-adds of a filter that are worth np.einsum, if it is asked once
 _LANES = 4096  # that are summed together: three rows of them fit in a cache
@@ -52,19 +55,19 @@ def forward(shapes: Shapes) -> Forward:
     """Y without bias = sum over taps of the windows * w, channel by channel."""
     channels, params = shapes.x[-1], shapes.params
     parts, share = _parts(shapes.y, shapes.multiply_adds, params)
+    framed = [(cells, _frame(cells, shapes.x, shapes, params.padding)) for cells in parts]
 
     def compute(x: Array, w: Array) -> Array:
         filters = _by_filter(w[..., 0, :], channels)
-        y, kept = np.empty((*shapes.y[:-1], channels, len(filters)), x.dtype), Kept()
+        y = np.empty((*shapes.y[:-1], channels, len(filters)), x.dtype)
 
-        def part(cells: Cells) -> None:
-            images, rows = cells
-            padding = padding_of_rows(rows, x.shape[1], len(w), params.padding, params)
-            padded = pad(x[images], padding, kept.x)
+        def part(framed: tuple[Cells, Frame]) -> None:
+            cells, frame = framed
+            padded = frame.around(x[cells[0]])
             for m, w_m in enumerate(filters):
                 _sum_windows(padded, w_m, y[cells][..., m], params)
 
-        for_each(part, parts, share)
+        for_each(part, framed, share)
         return y.reshape(shapes.y)
 
     return compute
@@ -72,66 +75,71 @@ def forward(shapes: Shapes) -> Forward:
 
 def backward(shapes: Shapes) -> Backward:
     """dX and dW, filter by filter of every channel."""
-    channels, params, phases = shapes.x[-1], shapes.params, phases_of(shapes)
-    is_strided = max(params.stride) > 1
-    parts, share = _parts(shapes.x, 2 * shapes.multiply_adds, params)
+    channels = shapes.x[-1]
+    prepare = _by_phases if max(shapes.params.stride) > 1 else _at_once
+    parts, share = _parts(shapes.x, 2 * shapes.multiply_adds, shapes.params)
+    prepared = [(cells, *prepare(cells, shapes)) for cells in parts]
 
     def compute(x: Array, w: Array, dy: Array) -> Grads:
         filters = _by_filter(w[..., 0, :], channels)
-        dx, kept = np.empty(x.shape, x.dtype), Kept()
+        dx = np.empty(x.shape, x.dtype)
 
-        def part(cells: Cells) -> Array:
-            images, rows = cells
-            dx_part, dw = dx[cells], np.empty(filters.shape, w.dtype)
-            if is_strided:
-                padded = pad(x[images], params.padding, kept.x)
-            else:
-                [phase] = phases
-                alone = phase.shapes.params
-                padding = padding_of_rows(rows, dy.shape[1], len(w), phase.padding, alone)
-            for m, dy_m in enumerate(_by_filter(dy[images], channels)):
+        def part(prepared: tuple[Cells, Frame, _OfFilter]) -> Array:
+            cells, frame, of_filter = prepared
+            x_part, dx_part = frame.around(x[cells]), dx[cells]
+            dw = np.empty(filters.shape, w.dtype)
+            for m, dy_m in enumerate(_by_filter(dy[cells[0]], channels)):
                 dx_m = np.empty(dx_part.shape, dx.dtype) if m else dx_part
-                if is_strided:
-                    dw[m] = _by_phases(padded, filters[m], dy_m, dx_m, phases, params, kept.dy)
-                else:
-                    padded_dy = pad(dy_m, padding, kept.dy)
-                    dw[m] = _at_once(x[cells], filters[m], padded_dy, dx_m, alone)
+                dw[m] = of_filter(x_part, filters[m], dy_m, dx_m)
                 if m:
                     dx_part += dx_m
             return dw
 
-        dw = total(part, parts, share)
+        dw = total(part, prepared, share)
         return dx, channels_last(dw, 0).reshape(w.shape)
 
     return compute
 
 
-def _at_once(x: Array, w: Array, padded_dy: Array, dx: Array, params: ConvParams) -> Array:
-    """`dx` and, returned, dW, for w (*K, C) of stride 1, both from the windows of padded dy.
+def _at_once(cells: Cells, shapes: Shapes) -> tuple[Frame, _OfFilter]:
+    """Of stride 1, dX and dW both from the windows of padded dy; x has no frame.
 
     dX = sum over taps of the windows * the reversed w; the reversed dW = sum over inputs of the
     windows * x.
     """
-    _sum_windows(padded_dy, taps_reversed(w, params.rank), dx, params)
-    return taps_reversed(_sum_products(padded_dy, w.shape[:-1], x, params), params.rank)
+    [phase] = phases_of(shapes)
+    params, rank = phase.shapes.params, phase.shapes.params.rank
+    frame = _frame(cells, (*shapes.y[:-1], shapes.x[-1]), phase.shapes, phase.padding)
+
+    def of_filter(x: Array, w: Array, dy: Array, dx: Array) -> Array:
+        padded_dy = frame.around(dy)
+        _sum_windows(padded_dy, taps_reversed(w, rank), dx, params)
+        return taps_reversed(_sum_products(padded_dy, w.shape[:-1], x, params), rank)
+
+    return frame_of(shapes.x, params.padding), of_filter
 
 
-def _by_phases(
-    padded: Array,
-    w: Array,
-    dy: Array,
-    dx: Array,
-    phases: tuple[Phase, ...],
-    params: ConvParams,
-    kept: dict[Any, Array],
-) -> Array:
-    """`dx`, phase by phase as above, and, returned, dW, from the windows of padded x."""
-    dx[...] = 0  # where no tap reads it
-    for phase in phases:
-        w_phase = taps_reversed(w[phase.taps], params.rank)
-        padded_dy = pad(dy, phase.padding, kept)
-        _sum_windows(padded_dy, w_phase, dx[phase.inputs], phase.shapes.params)
-    return _sum_products(padded, w.shape[:-1], dy, params)
+def _by_phases(cells: Cells, shapes: Shapes) -> tuple[Frame, _OfFilter]:
+    """DX phase by phase as above, and dW from the windows of padded x, of whole images."""
+    params, images = shapes.params, cells[0].stop - cells[0].start
+    dy_shape = (images, *shapes.y[1:-1], shapes.x[-1])
+    phases = [(phase, frame_of(dy_shape, phase.padding)) for phase in phases_of(shapes)]
+
+    def of_filter(padded: Array, w: Array, dy: Array, dx: Array) -> Array:
+        dx[...] = 0  # where no tap reads it
+        for phase, frame in phases:
+            w_phase = taps_reversed(w[phase.taps], params.rank)
+            _sum_windows(frame.around(dy), w_phase, dx[phase.inputs], phase.shapes.params)
+        return _sum_products(padded, w.shape[:-1], dy, params)
+
+    return frame_of((images, *shapes.x[1:]), params.padding), of_filter
+
+
+def _frame(cells: Cells, seen: Size, shapes: Shapes, padding: Padding) -> Frame:
+    """Of what the outputs in `cells` see of images (N, *S, C), which have this padding."""
+    images, rows = cells
+    padding = padding_of_rows(rows, seen[1], shapes.w[0], padding, shapes.params)
+    return frame_of((images.stop - images.start, *seen[1:]), padding)
 
 
 def _parts(shape: Size, work: int, params: ConvParams) -> tuple[tuple[Cells, ...], bool]:

@@ -24,6 +24,7 @@ from reference.layout import extent, memory_of, strides_of
 Padding: TypeAlias = tuple[tuple[int, int], ...]
 
 RANKS = (1, 2, 3)
+# of nearly all problems, which pay for no further look at them
 _USUAL = frozenset(map(np.dtype, ("float32", "float64")))
 _LONG = 16  # elements of one value beyond which a literal does not list them
 
@@ -252,9 +253,11 @@ def check_backward(x: Array, w: Array, dy: Array, params: ConvParams) -> None:
 
 def check_arrays(params: ConvParams, x: Array, w: Array, dy: Array | None = None) -> None:
     """Raise unless all are plain arrays of numbers, of one type; nothing is asked of shapes."""
-    _check_params(params)
-    if _are_usual(x, w) and (dy is None or _are_usual(w, dy)):
+    last = w if dy is None else dy
+    are_plain = type(params) is ConvParams and type(x) is type(w) is type(last) is np.ndarray
+    if are_plain and x.dtype is w.dtype is last.dtype and x.dtype in _USUAL:
         return
+    _check_params(params)
     _check_numbers("x", x)
     others = {"w": w} if dy is None else {"w": w, "dy": dy}
     for name, array in others.items():
@@ -376,11 +379,6 @@ def _check_numbers(name: str, array: Array) -> None:
             f"{name}.dtype={array.dtype!r}: must be in this machine's byte order; "
             f"{name}.astype({name}.dtype.newbyteorder('=')) makes it so"
         )
-
-
-def _are_usual(a: Array, b: Array) -> bool:
-    """Whether both are such arrays of numbers, and of one type, as nearly all are."""
-    return type(a) is type(b) is np.ndarray and a.dtype is b.dtype and a.dtype in _USUAL
 
 
 def _is_real(value: object) -> bool:

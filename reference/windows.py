@@ -7,7 +7,6 @@ arrays: of a small problem it takes as long as the sums.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate, product
@@ -231,15 +230,14 @@ class Frame(NamedTuple):
     border: tuple[Cells, ...]  # within `shape`, all the rest; of small ones none
     is_empty: bool
 
-    def around(self, array: Array, framed: Array | None = None) -> Array:
-        """`array` with the frame: in `framed`, which has been such an array, or a new one."""
+    def around(self, array: Array) -> Array:
+        """`array` with the frame."""
         if self.is_empty:
             return array
-        if framed is None:
-            make = np.empty if self.border else np.zeros
-            framed = make(self.shape, array.dtype)
-            for cells in self.border:
-                framed[cells] = 0
+        make = np.empty if self.border else np.zeros
+        framed = make(self.shape, array.dtype)
+        for cells in self.border:
+            framed[cells] = 0
         framed[self.place] = array[self.source]
         return framed
 
@@ -271,27 +269,6 @@ def _around(place: Cells, sizes: Size) -> tuple[Cells, ...]:
         for slab in (slice(0, inner.start), slice(inner.stop, size))
     )
     return tuple(slab for slab in slabs if slab[-1].start < slab[-1].stop)
-
-
-def pad(array: Array, padding: Padding, kept: dict[Any, Array] | None = None) -> Array:
-    """(N, *S, A) with zeros around it, or without some cells where `padding` is negative.
-
-    Where such an array has been `kept`, it is used again.
-    """
-    frame = frame_of(array.shape, padding)
-    if kept is None or frame.is_empty:
-        return frame.around(array)
-    key = array.shape, padding
-    kept[key] = frame.around(array, kept.get(key))
-    return kept[key]
-
-
-class Kept(threading.local):
-    """What each thread pads with zeros, for part after part."""
-
-    def __init__(self) -> None:
-        self.x: dict[Any, Array] = {}
-        self.dy: dict[Any, Array] = {}
 
 
 def padding_of_rows(

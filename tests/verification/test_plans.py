@@ -292,13 +292,13 @@ def test_rows_see_what_all_see(
     taps, others = 2, ((0, 1),)
     params = ConvParams((stride, 1), (padding, *others), (dilation, 1))
     x = np.arange(1, 1 + 2 * size).reshape(1, size, 2, 1)
-    whole = windows.pad(x, params.padding)
+    whole = windows.frame_of(x.shape, params.padding).around(x)
     extent = (taps - 1) * dilation + 1
     outputs = (size + sum(padding) - extent) // stride + 1
     for start, stop in combinations(range(outputs + 1), 2):
         seen = windows.padding_of_rows(slice(start, stop), size, taps, params.padding, params)
         want = whole[:, start * stride : (stop - 1) * stride + extent]
-        assert np.array_equal(windows.pad(x, seen), want)
+        assert np.array_equal(windows.frame_of(x.shape, seen).around(x), want)
 
 
 @pytest.mark.parametrize(

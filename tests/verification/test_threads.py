@@ -215,10 +215,10 @@ def test_parts_of_depthwise_layers(
     x, w, dy = (np.zeros(shape, np.float32) for shape in (layer.x, layer.w, layer.dy))
     seen = []
 
-    def counted(function: Callable[[Any], Any], cells: Sequence[Any], *share: bool) -> Any:
+    def counted(function: Callable[[Any], Any], parts: Sequence[Any], *share: bool) -> Any:
         if share:
-            seen.append((*share, [x[part].shape[:2] for part in cells]))
-        return total(function, cells, *share)
+            seen.append((*share, [x[cells].shape[:2] for cells, *_ in parts]))
+        return total(function, parts, *share)
 
     monkeypatch.setattr(threads, "THREADS", count)
     monkeypatch.setattr(depthwise, "total", counted)
