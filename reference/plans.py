@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from itertools import product
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -391,16 +391,17 @@ def _rows_forward(shapes: Shapes) -> Forward:
         return _columns_forward(shapes)
     frame = frame_of(shapes.x, params.padding)
     windows = runs_in(frame.shape, (1, *shapes.kernel[1:]), params, shapes.dtype)
-    blocks = _row_blocks(shapes.y, shapes.w[:-1], params.dilation, shapes.dtype)
-    share, cut = _are_shared(shapes), _are_cut(shapes)
+    blocks = _row_blocks(shapes.y, shapes.w[:-1], shapes)
+    share, y_images_shape = _are_shared(shapes), _by_image(shapes.y)
 
     def forward(x: Array, w: Array) -> Array:
         runs, w_taps = windows.of(frame.around(x)), w.reshape(len(w), -1, filters)
         y = np.empty(shapes.y, x.dtype)
-        y_images = _images(y)
+        y_images = y.reshape(y_images_shape)
 
-        def part(shifts: Shifts) -> None:
-            multiply_shifts(shifts.of(runs, y.dtype), w_taps, y_images[shifts.cells], cut=cut)
+        def part(block: _RowBlock) -> None:
+            shifts, multiply, _ = block
+            multiply(shifts.of(runs, y.dtype), w_taps, y_images[shifts.cells])
 
         for_each(part, blocks, share)
         return y
@@ -414,20 +415,21 @@ def _rows_phase_backward(phase: Phase) -> Backward:
     *kernel, channels, filters = shapes.w
     frame = frame_of(shapes.y, phase.padding)
     windows = runs_in(frame.shape, (1, *kernel[1:]), shapes.params, shapes.dtype)
-    blocks = _row_blocks(shapes.x, (*kernel, filters), shapes.params.dilation, shapes.dtype)
-    share, cut = _are_shared(shapes), _are_cut(shapes)
+    blocks = _row_blocks(shapes.x, (*kernel, filters), shapes)
+    share, images_shape = _are_shared(shapes), _by_image(shapes.x)
 
     def backward(x: Array, w: Array, dy: Array) -> Grads:
         runs = windows.of(frame.around(dy))
         w_taps = w.reshape(len(w), -1, channels, filters)[::-1, ::-1].swapaxes(2, 3)
         w_taps = np.ascontiguousarray(w_taps).reshape(len(w), -1, channels)
         dx = np.empty(x.shape, x.dtype)
-        x_images, dx_images = _images(x), _images(dx)
+        x_images, dx_images = x.reshape(images_shape), dx.reshape(images_shape)
 
-        def part(shifts: Shifts) -> Array:
+        def part(block: _RowBlock) -> Array:
+            shifts, multiply, contract = block
             seen = shifts.of(runs, dx.dtype)
-            multiply_shifts(seen, w_taps, dx_images[shifts.cells], cut=cut)
-            return contract_shifts(x_images[shifts.cells], seen, cut=cut)
+            multiply(seen, w_taps, dx_images[shifts.cells])
+            return contract(x_images[shifts.cells], seen)
 
         dw = total(part, blocks, share)
         dw = dw.reshape(len(w), channels, -1, filters)[::-1, :, ::-1].swapaxes(1, 2)
@@ -441,23 +443,34 @@ def _are_shared(shapes: Shapes) -> bool:
     return is_narrow(math.prod(shapes.w)) and are_worth_it(shapes.multiply_adds)
 
 
-def _are_cut(shapes: Shapes) -> bool:
-    """Whether a row's products are made in pieces: BLAS has all its threads for large ones."""
-    return is_narrow(math.prod(shapes.w)) or threads.THREADS == 1
+class _RowBlock(NamedTuple):
+    """Some outputs, and products with what each tap of the first axis has them see."""
+
+    shifts: Shifts
+    multiply: Callable[[Array, Array, Array], None]
+    contract: Callable[[Array, Array], Array]
 
 
-def _row_blocks(
-    out: Size, of_filter: Size, dilation: Size, dtype: np.dtype[Any]
-) -> tuple[Shifts, ...]:
-    """Of outputs (N, *O, B), for filters (*K, A)."""
-    taps, width = of_filter[0], math.prod(of_filter[1:])
+def _row_blocks(out: Size, of_filter: Size, shapes: Shapes) -> tuple[_RowBlock, ...]:
+    """Of outputs (N, *O, B), for filters (*K, A).
+
+    Products are made in pieces unless they are so large that BLAS has all its threads for them.
+    """
+    taps, width, each = of_filter[0], math.prod(of_filter[1:]), math.prod(shapes.w)
     most = _COLUMNS // max(width, taps * out[-1])
-    return shifts_of(out[:-1], taps, dilation[0], width, dtype.itemsize, most)
+    dilation, itemsize = shapes.params.dilation[0], shapes.dtype.itemsize
+    cut = is_narrow(each) or threads.THREADS == 1
+    found = []
+    for shifts in shifts_of(out[:-1], taps, dilation, width, itemsize, most):
+        of_rows = shifts.shape[2], each // taps
+        products = multiply_shifts(*of_rows, cut=cut), contract_shifts(*of_rows, cut=cut)
+        found.append(_RowBlock(shifts, *products))
+    return tuple(found)
 
 
-def _images(array: Array) -> Array:
+def _by_image(shape: Size) -> Size:
     """(N, *S, A) as a matrix for each of N."""
-    return array.reshape(len(array), -1, array.shape[-1])
+    return (shape[0], math.prod(shape[1:-1]), shape[-1])
 
 
 def _dense_forward(shapes: Shapes) -> Forward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -42,18 +43,24 @@ def matmul_of_transpose(a: Array, b: Array) -> Array:
     return transpose * b if b.shape[-2] == 1 else transpose @ b
 
 
-def multiply_shifts(a: Array, b: Array, out: Array, *, cut: bool = True) -> None:
-    """`out` (N, M, B) = the sum over K of a (N, K, M, A) @ b (K, A, B), by pieces of M."""
-    images, taps, rows, _ = a.shape
-    pieces = _pieces(rows, b.shape[1] * b.shape[2], False) if cut else None
+def multiply_shifts(rows: int, each: int, *, cut: bool = True) -> Callable[..., None]:
+    """What makes `out` (N, M, B) the sum over K of a (N, K, M, A) @ b (K, A, B), of these three.
+
+    By pieces of M, of which there are so many `rows`; `each` is A * B.
+    """
+    pieces = _pieces(rows, each, False) if cut else None
     if not pieces:
-        _add_taps(a @ b, out)
-        return
+        return lambda a, b, out: _add_taps(a @ b, out)
     done, shape = pieces
-    parts = a[:, :, :done].reshape(images, taps, *shape)
-    _add_taps(parts @ b[:, None], out[:, :done].reshape(images, *shape))
-    if done < rows:
-        _add_taps(a[:, :, done:] @ b, out[:, done:])
+
+    def by_pieces(a: Array, b: Array, out: Array) -> None:
+        images, taps = a.shape[:2]
+        parts = a[:, :, :done].reshape(images, taps, *shape)
+        _add_taps(parts @ b[:, None], out[:, :done].reshape(images, *shape))
+        if done < rows:
+            _add_taps(a[:, :, done:] @ b, out[:, done:])
+
+    return by_pieces
 
 
 def _add_taps(products: Array, out: Array) -> None:
@@ -66,23 +73,35 @@ def _add_taps(products: Array, out: Array) -> None:
         out += products[:, tap]
 
 
-def contract_shifts(a: Array, b: Array, *, cut: bool = True) -> Array:
-    """The sum over N of a^T @ b, (K, A, B), of a (N, M, A) and b (N, K, M, B), by pieces of M."""
-    images, taps, rows, width = b.shape
-    each = a.shape[2] * width
+def contract_shifts(rows: int, each: int, *, cut: bool = True) -> Callable[[Array, Array], Array]:
+    """What gives the sum over N of a^T @ b, (K, A, B), of a (N, M, A) and b (N, K, M, B).
+
+    By pieces of M, of which there are so many `rows`; `each` is A * B.
+    """
     pieces = cut and _pieces(rows, each, False) and _pieces(rows, each, True)
     if not pieces:
-        products = matmul_of_transpose(a[:, None], b)
-        summed = products[0] if images == 1 else np.add.reduce(products, axis=0, dtype=a.dtype)
-        return np.asarray(summed)
+        return _contract_images
     done, (count, *shape) = pieces
-    a_pieces = a[:, :done].reshape(images, count, 1, *shape)
-    b_pieces = b[:, :, :done].reshape(images, taps, count, *shape).swapaxes(1, 2)
-    products = matmul_of_transpose(a_pieces, b_pieces).reshape(images * count, taps, -1, width)
-    product: Array = np.add.reduce(products, axis=0, dtype=a.dtype)
-    if done < rows:
-        product += contract_shifts(a[:, done:], b[:, :, done:])
-    return product
+
+    def by_pieces(a: Array, b: Array) -> Array:
+        images, taps, _, width = b.shape
+        a_pieces = a[:, :done].reshape(images, count, 1, *shape)
+        b_pieces = b[:, :, :done].reshape(images, taps, count, *shape).swapaxes(1, 2)
+        products = matmul_of_transpose(a_pieces, b_pieces).reshape(images * count, taps, -1, width)
+        product: Array = np.add.reduce(products, axis=0, dtype=a.dtype)
+        if done < rows:
+            product += _contract_images(a[:, done:], b[:, :, done:])
+        return product
+
+    return by_pieces
+
+
+def _contract_images(a: Array, b: Array) -> Array:
+    products = matmul_of_transpose(a[:, None], b)
+    if len(products) == 1:
+        first: Array = products[0]
+        return first
+    return np.asarray(np.add.reduce(products, axis=0, dtype=a.dtype))
 
 
 def is_narrow(each: int) -> bool:

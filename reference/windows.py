@@ -226,7 +226,7 @@ class Frame(NamedTuple):
 
     shape: Size
     place: Cells  # within `shape`, of what there is of the array
-    source: Cells  # within the array
+    source: Cells  # within the array; where it is all of that, none is named
     border: tuple[Cells, ...]  # within `shape`, all the rest; of small ones none
     is_empty: bool
 
@@ -257,7 +257,8 @@ def frame_of(shape: Size, padding: Padding) -> Frame:
         place.append(slice(first + lo, last + lo))
     framed, is_empty = (shape[0], *sizes, shape[-1]), not any(map(any, padding))
     border = _around(tuple(place), framed) if math.prod(framed) >= _BORDERED else ()
-    return Frame(framed, tuple(place), tuple(source), border, is_empty)
+    is_cut = min(map(min, padding)) < 0
+    return Frame(framed, tuple(place), tuple(source) if is_cut else (), border, is_empty)
 
 
 def _around(place: Cells, sizes: Size) -> tuple[Cells, ...]:
