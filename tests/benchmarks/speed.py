@@ -42,7 +42,6 @@ FAST = ("ours", "pytorch", "pytorch channels_last", "tensorflow")
 ENOUGH = 2.0  # seconds of one layer
 PAUSE = 0.05  # seconds; threads of OpenBLAS look for work for some 30 ms
 LEAST = 10**6  # multiply-adds from which a layer is to take as long as they are many
-TIMES = 5  # processes, of what is so small that the moment counts
 TINY = Layer("tiny", (1, 7, 7, 3), (3, 3, 3, 4), ConvParams((2, 2)))
 SAME = ConvParams(padding=((1, 1), (1, 1)))
 GROWING = {  # 1e9, 3e8, ... 1e6 multiply-adds, 3x3; the allocator has then seen the largest first
@@ -151,15 +150,22 @@ def threads_of(count: int) -> str:
     return f"{count} thread{'s' * (count > 1)}"
 
 
-def compare(layers: Sequence[Layer], rounds: int) -> dict[str, list[Times]]:
-    """The times of all rivals for each layer: of gradients, by dtype and threads, and of y."""
-    found = {
-        f"{dtype}, {threads_of(threads)}": against(names, layers, dtype, threads, rounds)
-        for threads in THREADS
-        for dtype, names in (("float32", FAST), ("float64", FAST[:2]))
-    }
-    forward = against(FAST, layers, "float32", 1, rounds, forward=True)
-    return found | {f"y, {FIRST}": forward}
+def compare(
+    layers: Sequence[Layer], rounds: int, between: Callable[[], object] = lambda: None
+) -> dict[str, list[Times]]:
+    """The times of all rivals for each layer: of gradients, by dtype and threads, and of y.
+
+    `between` is called after each of these.
+    """
+    found = {}
+    for threads in THREADS:
+        for dtype, names in (("float32", FAST), ("float64", FAST[:2])):
+            key = f"{dtype}, {threads_of(threads)}"
+            found[key] = against(names, layers, dtype, threads, rounds)
+            between()
+    found[f"y, {FIRST}"] = against(FAST, layers, "float32", 1, rounds, forward=True)
+    between()
+    return found
 
 
 def summaries(compared: Mapping[str, Sequence[Times]]) -> list[list[str]]:
@@ -172,14 +178,8 @@ def summaries(compared: Mapping[str, Sequence[Times]]) -> list[list[str]]:
     ]
 
 
-def again(layers: Sequence[Layer], rounds: int) -> list[Times]:
-    """The times for each layer, over several processes and as many moments, one may be slow."""
-    found = (against(FAST, layers, "float32", 1, rounds) for _ in range(TIMES))
-    return [medians(of) for of in zip(*found)]
-
-
 def medians(found: Sequence[Times]) -> Times:
-    """Of each rival, over the times of several processes: one may be slow from its start."""
+    """Of each rival, over the times of several processes and moments: some may be slow."""
     times: Times = {}
     for name, first in found[0].items():
         known = [seconds for of in found if isinstance(seconds := of[name], float)]
@@ -279,7 +279,8 @@ def report(found: Mapping[str, Any], layers: Sequence[Layer]) -> str:
         f"1 of 7x7, 3 to 4 channels, 3x3, stride 2, one thread, in microseconds: {tiny}.",
         "## Time per multiply-add",
         "Nanoseconds of the backward for each multiply-add of the forward, 3x3, float32, one "
-        "thread. From a million multiply-adds on, ours vary by a factor of "
+        "thread: medians over several moments of the run, each in new processes. From a million "
+        "multiply-adds on, ours vary by a factor of "
         f"{flatness(found['growing']):.2f}.",
         table(
             ["layer", "multiply-adds", *FAST],
@@ -429,9 +430,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=Path("docs"), help="a directory")
     given = parser.parse_args(arguments)
     layers, rounds = real_layers()[:: given.every], given.rounds
-    found: dict[str, Any] = {"rounds": rounds, "main": compare(layers, rounds)}
-    found["tiny"] = again([TINY], rounds)[0]
-    found["growing"] = {what: again(growing, rounds) for what, growing in GROWING.items()}
+    small = {TINY.network: [TINY], **GROWING}
+    taken: dict[str, list[list[Times]]] = {what: [] for what in small}
+
+    def of_this_moment() -> None:
+        for what, some in small.items():
+            taken[what].append(against(FAST, some, "float32", 1, rounds))
+
+    # the moment counts where layers are so small: they have their turn after each comparison
+    found: dict[str, Any] = {"rounds": rounds, "main": compare(layers, rounds, of_this_moment)}
+    growing = {what: [medians(of) for of in zip(*moments)] for what, moments in taken.items()}
+    [found["tiny"]] = growing.pop(TINY.network)
+    found["growing"] = growing
     found["plans"] = plans(layers, 1)
     found["memory"] = [memory(layer) for layer in layers]
     found["harness"] = harness.costs_of([e.name for e in entries() if e.installed], max(3, rounds))

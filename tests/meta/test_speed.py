@@ -122,6 +122,22 @@ def test_flatness() -> None:
     assert flatness({what: even}) == pytest.approx(5)
 
 
+def test_what_is_small_has_a_turn_after_each_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its figures are of several moments."""
+    asked: list[object] = []
+
+    def against(
+        names: object, layers: object, dtype: str, *_: int, forward: bool = False
+    ) -> object:
+        asked.append((dtype, forward))
+        return []
+
+    monkeypatch.setattr(speed, "against", against)
+    found = speed.compare([], 1, lambda: asked.append("small"))
+    assert asked[::2] == [("float32", False), ("float64", False)] * 2 + [("float32", True)]
+    assert asked[1::2] == ["small"] * len(found)
+
+
 def test_a_problem_that_costs_nothing() -> None:
     """Of an oracle that cannot be timed there is no figure, but what its process said."""
     with pytest.raises(RuntimeError, match=r"(?s)harness nobody 1000.*nobody"):
