@@ -21,11 +21,11 @@ from reference.problem import Array, ConvParams, Size, y_shape
 from reference.products import (
     as_rows,
     contract,
-    contract_shifts,
     is_narrow,
     matmul_of_transpose,
     multiply,
-    multiply_shifts,
+    shifts_contractor,
+    shifts_multiplier,
 )
 from reference.shapes import Backward, Forward, Grads, Shapes
 from reference.threads import are_worth_it, for_each, total
@@ -463,7 +463,7 @@ def _row_blocks(out: Size, of_filter: Size, shapes: Shapes) -> tuple[_RowBlock, 
     found = []
     for shifts in shifts_of(out[:-1], taps, dilation, width, itemsize, most):
         of_rows = shifts.shape[2], each // taps
-        products = multiply_shifts(*of_rows, cut=cut), contract_shifts(*of_rows, cut=cut)
+        products = shifts_multiplier(*of_rows, cut=cut), shifts_contractor(*of_rows, cut=cut)
         found.append(_RowBlock(shifts, *products))
     return tuple(found)
 

@@ -43,7 +43,7 @@ def matmul_of_transpose(a: Array, b: Array) -> Array:
     return transpose * b if b.shape[-2] == 1 else transpose @ b
 
 
-def multiply_shifts(rows: int, each: int, *, cut: bool = True) -> Callable[..., None]:
+def shifts_multiplier(rows: int, each: int, *, cut: bool = True) -> Callable[..., None]:
     """What makes `out` (N, M, B) the sum over K of a (N, K, M, A) @ b (K, A, B), of these three.
 
     By pieces of M, of which there are so many `rows`; `each` is A * B.
@@ -73,7 +73,7 @@ def _add_taps(products: Array, out: Array) -> None:
         out += products[:, tap]
 
 
-def contract_shifts(rows: int, each: int, *, cut: bool = True) -> Callable[[Array, Array], Array]:
+def shifts_contractor(rows: int, each: int, *, cut: bool = True) -> Callable[[Array, Array], Array]:
     """What gives the sum over N of a^T @ b, (K, A, B), of a (N, M, A) and b (N, K, M, B).
 
     By pieces of M, of which there are so many `rows`; `each` is A * B.
