@@ -139,6 +139,28 @@ def test_a_thread_that_the_system_does_not_give(monkeypatch: pytest.MonkeyPatch)
     assert len(asked) == 2
 
 
+def test_control_c_while_threads_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have begun stop after their part; the fixture sees that none goes on."""
+    monkeypatch.setattr(threads, "THREADS", 3)
+    asked, begun = [], []
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            asked.append(self)
+            if len(asked) > 1:
+                raise KeyboardInterrupt
+            super().start()
+
+    def slow(part: int) -> None:
+        begun.append(part)
+        time.sleep(0.001)
+
+    monkeypatch.setattr(threads, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(slow, range(1000)))
+    assert len(begun) < 1000
+
+
 def test_errors_of_floating_point_are_the_askers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What np.errstate says here holds in every thread."""
     monkeypatch.setattr(threads, "THREADS", 3)
