@@ -231,6 +231,16 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
         "x=masked_array(",
     ),
     (
+        {"w": np.ma.masked_array(zeros(3, 2, 2, 6))},
+        TypeError,
+        "w=masked_array(",
+    ),
+    (
+        {"dy": np.ma.masked_array(zeros(2, 3, 3, 6))},
+        TypeError,
+        "dy=masked_array(",
+    ),
+    (
         {"x": zeros(2, 5, 4, 4, dtype=">f4")},
         TypeError,
         "x.dtype=dtype('>f4'): must be in this machine's byte order; "
