@@ -21,6 +21,8 @@ from tests.support.layers import Layer, layer_of
 
 Call: TypeAlias = Callable[[], object]
 LEAST = 50e-3  # seconds: so long a time is taken for, at least, over several calls if need be
+_SETTLED = 0.8  # of the slower of two calls in a row, at least: they take about as long
+_SETTLING = 8  # calls more, at most, until that is so
 
 
 def ours(layer: Layer, dtype: str, *, forward: bool = False, plan: str | None = None) -> Call:
@@ -148,14 +150,19 @@ RIVALS: Mapping[str, Callable[..., Call]] = {
 
 
 def seconds_of(call: Call) -> float:
-    """Of one call, the mean of as many as take `LEAST` by the second one, which is not counted.
+    """Of one call, the mean of as many as take `LEAST`, after some that are not counted.
 
-    Nor is the first. It takes what a virtual machine has taken back of memory that nobody used for
-    a second: who touches such a page waits for it, 20 times as long as for one that is at hand.
+    These are two at least, and more until two in a row take about as long: they take what a
+    virtual machine has taken back of memory that nobody used for a second. Who touches such a page
+    waits for it, 20 times as long as for one that is at hand.
     """
     timer = timeit.Timer(call)
-    timer.timeit(1)
-    calls = math.ceil(LEAST / timer.timeit(1))
+    before, last = timer.timeit(1), timer.timeit(1)
+    for _ in range(_SETTLING):
+        if _SETTLED < last / before < 1 / _SETTLED:
+            break
+        before, last = last, timer.timeit(1)
+    calls = math.ceil(LEAST / last)
     return timer.timeit(calls) / calls
 
 
