@@ -466,8 +466,8 @@ and that are channels_last, and TensorFlow's raw operations (`Conv2DBackpropInpu
 (`tests/support/real_layers.jsonl`). Below 1, ours is faster. All have the same number of threads
 (`OPENBLAS_NUM_THREADS`, `OMP_NUM_THREADS`, `MKL_NUM_THREADS`, `TF_NUM_INTRAOP_THREADS` and
 `TF_NUM_INTEROP_THREADS`); each lives in a process of its own and is asked in turn, layer by layer,
-round by round: for nothing until two calls take about as long, then, for 50 ms at least, for the
-time. A dash: it has no such kernel on a CPU."""
+round by round, twice for nothing and then, five times for 20 ms at least, for the time, the least
+of which counts. A dash: it has no such kernel on a CPU."""
 
 _BOUNDS = """\
 ## What bounds it

@@ -20,9 +20,8 @@ from reference.problem import same_padding
 from tests.support.layers import Layer, layer_of
 
 Call: TypeAlias = Callable[[], object]
-LEAST = 50e-3  # seconds: so long a time is taken for, at least, over several calls if need be
-_SETTLED = 0.8  # of the slower of two calls in a row, at least: they take about as long
-_SETTLING = 8  # calls more, at most, until that is so
+LEAST = 100e-3  # seconds: so long a time is taken for, at least, over several calls if need be
+_REPEATS = 5  # parts that it is taken in
 
 
 def ours(layer: Layer, dtype: str, *, forward: bool = False, plan: str | None = None) -> Call:
@@ -150,20 +149,17 @@ RIVALS: Mapping[str, Callable[..., Call]] = {
 
 
 def seconds_of(call: Call) -> float:
-    """Of one call, the mean of as many as take `LEAST`, after some that are not counted.
+    """Of one call: the least of `_REPEATS` means, each of calls that take a part of `LEAST`.
 
-    These are two at least, and more until two in a row take about as long: they take what a
-    virtual machine has taken back of memory that nobody used for a second. Who touches such a page
-    waits for it, 20 times as long as for one that is at hand.
+    How many these are, the second call says; it is not counted, nor is the first. They take what a
+    virtual machine has taken back of memory that nobody used for a second: who touches such a page
+    waits for it, 20 times as long as for one that is at hand. Some later calls meet such pages too,
+    and what else slows a call down is not its own either: therefore the least.
     """
     timer = timeit.Timer(call)
-    before, last = timer.timeit(1), timer.timeit(1)
-    for _ in range(_SETTLING):
-        if _SETTLED < last / before < 1 / _SETTLED:
-            break
-        before, last = last, timer.timeit(1)
-    calls = math.ceil(LEAST / last)
-    return timer.timeit(calls) / calls
+    timer.timeit(1)
+    calls = math.ceil(LEAST / _REPEATS / timer.timeit(1))
+    return min(timer.repeat(_REPEATS, calls)) / calls
 
 
 def answer(name: str) -> None:
