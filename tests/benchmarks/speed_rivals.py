@@ -20,8 +20,8 @@ from reference.problem import same_padding
 from tests.support.layers import Layer, layer_of
 
 Call: TypeAlias = Callable[[], object]
-LEAST = 100e-3  # seconds: so long a time is taken for, at least, over several calls if need be
-_REPEATS = 5  # parts that it is taken in
+LEAST = 20e-3  # seconds: so long a time is taken for, at least, over several calls if need be
+_REPEATS = 5  # times, the least of which counts
 
 
 def ours(layer: Layer, dtype: str, *, forward: bool = False, plan: str | None = None) -> Call:
@@ -149,16 +149,16 @@ RIVALS: Mapping[str, Callable[..., Call]] = {
 
 
 def seconds_of(call: Call) -> float:
-    """Of one call: the least of `_REPEATS` means, each of calls that take a part of `LEAST`.
+    """Of one call: the least of `_REPEATS` means, each of as many as take `LEAST`.
 
-    How many these are, the second call says; it is not counted, nor is the first. They take what a
+    How many that is, the second call says; it is not counted, nor is the first. They take what a
     virtual machine has taken back of memory that nobody used for a second: who touches such a page
     waits for it, 20 times as long as for one that is at hand. Some later calls meet such pages too,
     and what else slows a call down is not its own either: therefore the least.
     """
     timer = timeit.Timer(call)
     timer.timeit(1)
-    calls = math.ceil(LEAST / _REPEATS / timer.timeit(1))
+    calls = math.ceil(LEAST / timer.timeit(1))
     return min(timer.repeat(_REPEATS, calls)) / calls
 
 
